@@ -1,0 +1,5 @@
+"""Scoring: from a model and samples to one number per sample."""
+
+from layersurgery.scoring._scores import Scores
+
+__all__ = ["Scores"]

@@ -1,0 +1,5 @@
+"""Tasks: where samples come from."""
+
+from layersurgery.tasks._sample import LETTERS, Sample
+
+__all__ = ["LETTERS", "Sample"]
