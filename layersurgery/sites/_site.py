@@ -1,0 +1,184 @@
+"""`Site` and `Sites`: where in a model a surgery acts. Plain data: they hold no module and no weight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from typing import Any, overload
+
+from layersurgery.errors import SelectionError, SiteIndexError
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place in a model: a module, or some children of a module that belong together.
+
+    Args:
+        path: dotted name of the module in the model, as in `model.named_modules()`.
+        role: "attention", "mlp", "layer", or "module" for what a pattern found outside these.
+        kind: what it is: "self_attention", "cross_attention", "linear_attention", "mamba", "mlp", "moe", "layer", ...
+        tower: the tower it belongs to: "language", "vision", "audio", "encoder", "decoder", ...; None: none.
+        layer: number of its layer in the tower, from 0; None: in no layer.
+        hazards: what a surgery here should be read with care for: "tied" (shares a parameter with another module),
+            "shared" (the module runs at several places), "norm_inside" (a norm on the residual stream is part of it),
+            "meta" (weights are not in memory), "quantized".
+        parts: names of the children, relative to `path`, that make up the site; empty: the whole module.
+        module: class name of the module.
+        parameters: number of parameter entries that a surgery replaces here.
+
+    >>> Site("layers.3.mlp", role="mlp", layer=3).layer
+    3
+    """
+
+    path: str
+    role: str = "module"
+    kind: str = "module"
+    tower: str | None = None
+    layer: int | None = None
+    hazards: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    module: str = ""
+    parameters: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.path}[{', '.join(self.parts)}]" if self.parts else self.path
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Dotted names of the modules whose parameters make up the site."""
+        if not self.parts:
+            return (self.path,)
+        return tuple(f"{self.path}.{part}" if self.path else part for part in self.parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The site as JSON-able data; `Site.from_dict` reads it."""
+        return {**asdict(self), "hazards": list(self.hazards), "parts": list(self.parts)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Site:
+        """A site from what `to_dict` gave.
+
+        Raises:
+            SelectionError: if a field is missing, unknown or of the wrong type.
+        """
+        try:
+            site = cls(**{**data, "hazards": tuple(data["hazards"]), "parts": tuple(data["parts"])})
+        except (TypeError, KeyError) as error:
+            raise SelectionError(f"not the record of a site: {data!r} ({error})") from error
+        strings = (site.path, site.role, site.kind, site.module, *site.hazards, *site.parts)
+        if not all(isinstance(text, str) for text in strings) or not isinstance(site.parameters, int):
+            raise SelectionError(f"not the record of a site: {data!r} (a field has the wrong type)")
+        return site
+
+
+class Sites(Sequence[Site]):
+    """Sites of one model in order; what `select` returns. Slices and picks are `Sites` again; printing shows a table.
+
+    Raises:
+        SelectionError: if a site is there twice, or something is not a `Site`.
+
+    >>> sites = Sites([Site("h.0.attn", layer=0), Site("h.1.attn", layer=1)])
+    >>> sites[1].path, sites[1:].paths, len(sites.layers([0]))
+    ('h.1.attn', ('h.1.attn',), 1)
+    """
+
+    def __init__(self, sites: Iterable[Site]) -> None:
+        self._sites = tuple(sites)
+        seen: set[Site] = set()
+        for site in self._sites:
+            if not isinstance(site, Site):
+                raise SelectionError(
+                    f"expected a Site, got {site!r}; `layersurgery.select(model, pattern=...)` makes sites from names"
+                )
+            if site in seen:
+                raise SelectionError(f"site {str(site)!r} is given twice; pass each site once")
+            seen.add(site)
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self._sites)
+
+    @overload
+    def __getitem__(self, index: int) -> Site: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sites: ...
+    def __getitem__(self, index: int | slice) -> Site | Sites:
+        if isinstance(index, slice):
+            return Sites(self._sites[index])
+        try:
+            return self._sites[index]
+        except IndexError:
+            raise SiteIndexError(
+                f"site {index} is out of range: there are {len(self)} sites, 0 to {len(self) - 1}"
+            ) from None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sites) and self._sites == other._sites
+
+    def __hash__(self) -> int:
+        return hash(self._sites)
+
+    def __add__(self, other: Sites) -> Sites:
+        return Sites((*self, *other))
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Dotted module names, in order."""
+        return tuple(site.path for site in self)
+
+    def layers(self, numbers: int | Iterable[int]) -> Sites:
+        """The sites in these layers (layer numbers of the tower, not positions in the list), in the order asked for.
+
+        Raises:
+            SiteIndexError: if a layer has no site here; the message lists those that have.
+        """
+        wanted = [numbers] if isinstance(numbers, int) else list(numbers)
+        there = sorted({site.layer for site in self if site.layer is not None})
+        missing = [number for number in wanted if number not in there]
+        if missing:
+            raise SiteIndexError(f"no site in layer {missing[0]}; layers with sites are {_ranges(there)}")
+        return Sites(site for number in wanted for site in self if site.layer == number)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def __str__(self) -> str:
+        """A table for a terminal."""
+        if not self._sites:
+            return "no sites"
+        rows = [_HEADER, *map(_row, self)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
+        right = {"layer", "parameters"}
+        return "\n".join(
+            "  ".join(
+                cell.rjust(width) if title in right else cell.ljust(width)
+                for cell, width, title in zip(row, widths, _HEADER, strict=True)
+            ).rstrip()
+            for row in rows
+        )
+
+    def _repr_html_(self) -> str:
+        def line(cells: Iterable[str], tag: str) -> str:
+            return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+        body = "".join(line(_row(site), "td") for site in self)
+        return f"<table><thead>{line(_HEADER, 'th')}</thead><tbody>{body}</tbody></table>"
+
+
+_HEADER = ("layer", "path", "kind", "tower", "parameters", "hazards")
+
+
+def _row(site: Site) -> tuple[str, ...]:
+    layer = "-" if site.layer is None else str(site.layer)
+    return (layer, str(site), site.kind, site.tower or "-", f"{site.parameters:,}", ", ".join(site.hazards) or "-")
+
+
+def _ranges(numbers: list[int]) -> str:
+    if not numbers:
+        return "none"
+    if numbers == list(range(numbers[0], numbers[-1] + 1)) and len(numbers) > 2:
+        return f"{numbers[0]} to {numbers[-1]}"
+    return ", ".join(map(str, numbers))
