@@ -1,3 +1,68 @@
-"""layersurgery: find the parts of a model that hurt a task, and take them out - reversibly."""
+"""layersurgery: find the parts of a model that hurt a task, and take them out - reversibly.
+
+Everything public can be reached from here; each name is imported when it is first used, so that `import layersurgery`
+costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from layersurgery import errors, testing
+    from layersurgery.interventions import Intervention, Mean, Noise, Uniform, Zero, register
+    from layersurgery.scoring import ChoiceScorer, GenerationScorer, Scores
+    from layersurgery.search import Decision, Finding, PaperRule, TableOracle, talo
+    from layersurgery.sites import Site, Sites, select
+    from layersurgery.surgery import Surgery, status
+    from layersurgery.sweeps import ModelOracle, ScoreTable, sweep
+    from layersurgery.tasks import Sample
+    from layersurgery.vectors import InteractionVectors
+
+# name -> room, in the order in which the data flows
+_ROOMS = {
+    "select": "sites",
+    "Site": "sites",
+    "Sites": "sites",
+    "Zero": "interventions",
+    "Uniform": "interventions",
+    "Mean": "interventions",
+    "Noise": "interventions",
+    "Intervention": "interventions",
+    "register": "interventions",
+    "Surgery": "surgery",
+    "status": "surgery",
+    "Sample": "tasks",
+    "Scores": "scoring",
+    "ChoiceScorer": "scoring",
+    "GenerationScorer": "scoring",
+    "sweep": "sweeps",
+    "ScoreTable": "sweeps",
+    "ModelOracle": "sweeps",
+    "talo": "search",
+    "Finding": "search",
+    "Decision": "search",
+    "PaperRule": "search",
+    "TableOracle": "search",
+    "InteractionVectors": "vectors",
+}
+_MODULES = ("errors", "testing")
+
+__all__ = ["__version__", *_ROOMS, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"layersurgery.{name}")
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'layersurgery' has no attribute {name!r}")
+    value = getattr(import_module(f"layersurgery.{_ROOMS[name]}"), name)
+    globals()[name] = value  # found at once the next time
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -138,3 +138,8 @@ def constant_like(tensor: torch.Tensor, value: torch.Tensor | float) -> torch.Te
     """One value seen as a tensor of that shape, dtype and device, in no more memory than the value's."""
     scalar = torch.as_tensor(value, dtype=tensor.dtype, device=tensor.device)
     return scalar.expand(tensor.shape)
+
+
+def wide(tensor: torch.Tensor) -> torch.Tensor:
+    """The values in the widest float that the device has: sums over a half-precision tensor must not be taken in it."""
+    return tensor.detach().to(torch.float32 if tensor.device.type == "mps" else torch.float64)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from layersurgery.errors import InterventionError
-from layersurgery.interventions._base import Intervention, Place, constant_like, register
+from layersurgery.interventions._base import Intervention, Place, constant_like, register, wide
 
 
 @register
@@ -30,4 +30,4 @@ class Mean(Intervention):
         """
         if tensor.numel() == 0:
             raise InterventionError(f"Mean of {place.site}.{place.name}, which has no entries; select a narrower site")
-        return constant_like(tensor, tensor.detach().mean(dtype=torch.float64))
+        return constant_like(tensor, wide(tensor).mean())

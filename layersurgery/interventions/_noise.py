@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from layersurgery.errors import InterventionError
-from layersurgery.interventions._base import Intervention, Place, register
+from layersurgery.interventions._base import Intervention, Place, register, wide
 
 
 @register
@@ -49,6 +49,6 @@ class Noise(Intervention):
         scale = self.std
         if scale is None:
             # population form: defined for a single entry too
-            scale = float(values.double().var(correction=0).sqrt()) if values.numel() else 0.0
+            scale = float(wide(values).var(correction=0).sqrt()) if values.numel() else 0.0
         noise = torch.randn(values.shape, generator=place.generator(self.seed), dtype=torch.float32, device="cpu")
         return (noise * scale).to(device=values.device, dtype=values.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from torch import nn
 
@@ -40,7 +41,13 @@ class Hazards:
 
     def parameters(self, site: Site) -> int:
         """How many parameter entries the site has."""
-        return sum(parameter.numel() for top in self._tops(site) for parameter in top.parameters())
+        return count_parameters(self._tops(site))
 
     def _tops(self, site: Site) -> list[nn.Module]:
         return [self._model.get_submodule(path) for path in site.modules]
+
+
+def count_parameters(modules: Iterable[nn.Module]) -> int:
+    """Parameter entries in these modules; a lazy module that has not run yet has none."""
+    lazy = nn.parameter.UninitializedTensorMixin
+    return sum(p.numel() for module in modules for p in module.parameters() if not isinstance(p, lazy))

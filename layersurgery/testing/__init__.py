@@ -1,1 +1,24 @@
-"""To come."""
+"""For your own tests: prove that a model is restored, and draw random surgeries on it (hypothesis, an extra)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from layersurgery.testing._snapshot import Snapshot, assert_restored, restored
+
+if TYPE_CHECKING:
+    from layersurgery.testing._strategies import Block, Planned, blocks, interventions, surgeries
+
+_STRATEGIES = ("Block", "Planned", "blocks", "interventions", "surgeries")
+
+__all__ = ["Snapshot", "assert_restored", "restored", *_STRATEGIES]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _STRATEGIES:
+        raise AttributeError(f"module 'layersurgery.testing' has no attribute {name!r}")
+    try:
+        from layersurgery.testing import _strategies
+    except ModuleNotFoundError as error:
+        raise ImportError(f"layersurgery.testing.{name} needs hypothesis: pip install 'layersurgery[testing]'") from error
+    return getattr(_strategies, name)
