@@ -21,7 +21,14 @@ TEXT = dict(
     bos_token_id=1,
     eos_token_id=2,
 )
-VISION = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8)
+VISION = dict(
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    image_size=16,
+    patch_size=8,
+)
 
 
 def llama(**changes):
@@ -34,7 +41,14 @@ def gpt2():
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
-        vocab_size=VOCABULARY, n_positions=64, n_embd=32, n_layer=3, n_head=4, bos_token_id=1, eos_token_id=2, pad_token_id=0
+        vocab_size=VOCABULARY,
+        n_positions=64,
+        n_embd=32,
+        n_layer=3,
+        n_head=4,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
     )
     return GPT2LMHeadModel(config)
 
@@ -100,7 +114,9 @@ def qwen2_vl():
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
     config = Qwen2VLConfig(
-        text_config=dict(TEXT, rope_parameters={"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}),
+        text_config=dict(
+            TEXT, rope_parameters={"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
+        ),
         vision_config=dict(depth=2, embed_dim=16, hidden_size=32, num_heads=2, patch_size=4, mlp_ratio=2),
         image_token_id=5,
         video_token_id=6,
@@ -111,7 +127,12 @@ def qwen2_vl():
 
 
 def internvl():
-    from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, Qwen2Config
+    from transformers import (
+        InternVLConfig,
+        InternVLForConditionalGeneration,
+        InternVLVisionConfig,
+        Qwen2Config,
+    )
 
     config = InternVLConfig(
         vision_config=InternVLVisionConfig(**{**VISION, "image_size": [16, 16], "patch_size": [8, 8]}),
@@ -142,7 +163,11 @@ class PlainCNN(nn.Module):
     def __init__(self):
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 8, 3, padding=1), nn.ReLU()
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Conv2d(4, 8, 3, padding=1),
+            nn.ReLU(),
         )
         self.head = nn.Linear(8, 10)
 
@@ -175,7 +200,10 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], Callable[[], dict]]] = {
     "qwen2_vl": (qwen2_vl, lambda: {"input_ids": tokens()}),
     "internvl": (internvl, lambda: {"input_ids": tokens()}),
     "plain_transformer": (PlainTransformer, lambda: {"tokens": tokens()}),
-    "plain_cnn": (PlainCNN, lambda: {"images": torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))}),
+    "plain_cnn": (
+        PlainCNN,
+        lambda: {"images": torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))},
+    ),
 }
 
 

@@ -82,10 +82,14 @@ def register(cls: Registered) -> Registered:
     if not isinstance(name, str) or not name or not issubclass(cls, Intervention):
         raise InterventionError(f"{cls.__name__} must subclass Intervention and set the class variable `name`")
     if not is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # pyright: ignore[reportAttributeAccessIssue]
-        raise InterventionError(f"{cls.__name__} must be a frozen dataclass: put @dataclass(frozen=True) below @register")
+        raise InterventionError(
+            f"{cls.__name__} must be a frozen dataclass: put @dataclass(frozen=True) below @register"
+        )
     other = _registry.get(name)
     if other is not None and other.__qualname__ != cls.__qualname__:
-        raise InterventionError(f"the name {name!r} is taken by {other.__module__}.{other.__qualname__}; choose another")
+        raise InterventionError(
+            f"the name {name!r} is taken by {other.__module__}.{other.__qualname__}; choose another"
+        )
     _registry[name] = cls
     return cls
 
@@ -130,7 +134,9 @@ def intervention_from_dict(data: dict[str, Any]) -> Intervention:
     allowed = {field.name for field in fields(cls)}  # pyright: ignore[reportArgumentType]
     unknown = sorted(set(settings) - allowed)
     if unknown:
-        raise InterventionError(f"intervention {name!r} has no setting {unknown[0]!r}; it has {sorted(allowed) or 'none'}")
+        raise InterventionError(
+            f"intervention {name!r} has no setting {unknown[0]!r}; it has {sorted(allowed) or 'none'}"
+        )
     return cls(**settings)
 
 

@@ -59,7 +59,9 @@ def _stacks(model: nn.Module) -> dict[str, tuple[Layer, ...]]:
 
 def _layers(path: str, module: nn.Module) -> tuple[Layer, ...]:
     blocks = [(int(name), child) for name, child in module.named_children() if name.isdigit() and has_weights(child)]
-    layers = [Layer(index, f"{path}.{index}" if path else str(index), tuple(parts_of(block))) for index, block in blocks]
+    layers = [
+        Layer(index, f"{path}.{index}" if path else str(index), tuple(parts_of(block))) for index, block in blocks
+    ]
     mixing = [layer for layer in layers if any(part.role == MIXER for part in layer.parts)]
     # every layer mixes tokens or at least transforms them, and some layer mixes: else it is a list of experts or heads
     return tuple(layers) if mixing and all(layer.parts for layer in layers) else ()

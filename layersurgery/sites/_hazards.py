@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from layersurgery.sites._roles import is_stream_norm
 from layersurgery.sites._site import Site
@@ -49,5 +50,6 @@ class Hazards:
 
 def count_parameters(modules: Iterable[nn.Module]) -> int:
     """Parameter entries in these modules; a lazy module that has not run yet has none."""
-    lazy = nn.parameter.UninitializedTensorMixin
-    return sum(p.numel() for module in modules for p in module.parameters() if not isinstance(p, lazy))
+    return sum(
+        p.numel() for module in modules for p in module.parameters() if not isinstance(p, UninitializedParameter)
+    )

@@ -11,7 +11,15 @@ import re
 ATTENTION = {"attention", "attn", "attentions", "crossattention", "selfattention", "encdecattention", "mha"}
 OTHER_MIXERS = {
     "mamba": {"mamba", "ssm", "ssd"},
-    "linear_attention": {"delta", "deltanet", "linearattn", "linearattention", "retention", "gla", "lightning"},
+    "linear_attention": {
+        "delta",
+        "deltanet",
+        "linearattn",
+        "linearattention",
+        "retention",
+        "gla",
+        "lightning",
+    },
     "recurrent": {"rwkv", "rglru", "lru", "xlstm", "mlstm", "slstm", "recurrent", "timemix"},
     "convolution": {"shortconv", "hyena"},
 }
@@ -20,10 +28,28 @@ FEED_FORWARD = {"mlp", "ffn", "ff", "feedforward", "moe", "experts", "ffw"}
 MIXTURE = {"moe", "experts", "sparse"}
 CROSS = {"cross", "crossattention", "encdec", "encdecattention"}
 NORM = {"norm", "layernorm", "ln"}
-PROJECTION_NORM = {"q", "k", "v", "qk", "query", "key", "value", "kv"}  # norms on heads, not on the residual stream
+PROJECTION_NORM = {
+    "q",
+    "k",
+    "v",
+    "qk",
+    "query",
+    "key",
+    "value",
+    "kv",
+}  # norms on heads, not on the residual stream
 
 TOWERS = {
-    "projector": {"qformer", "resampler", "perceiver", "projector", "merger", "connector", "abstractor", "aligner"},
+    "projector": {
+        "qformer",
+        "resampler",
+        "perceiver",
+        "projector",
+        "merger",
+        "connector",
+        "abstractor",
+        "aligner",
+    },
     "vision": {"vision", "visual", "vit", "image", "img", "pixel", "siglip", "video", "sam"},
     "audio": {"audio", "speech", "wav", "acoustic", "whisper"},
     "language": {"language", "text", "llm", "lm"},

@@ -80,7 +80,12 @@ def _check_words(role: str | None, kind: str | None) -> None:
 
 
 def _by_role(
-    model: nn.Module, towers: tuple[Tower, ...], role: str, tower: str | None, kind: str | None, hazards: Hazards
+    model: nn.Module,
+    towers: tuple[Tower, ...],
+    role: str,
+    tower: str | None,
+    kind: str | None,
+    hazards: Hazards,
 ) -> list[Site]:
     chosen = _choose_tower(model, towers, tower)
     every = [site for part in chosen for site in _sites_of(model, part, role, hazards)]
@@ -157,7 +162,12 @@ def _site(
 
 
 def _by_pattern(
-    model: nn.Module, towers: tuple[Tower, ...], pattern: Pattern, tower: str | None, kind: str | None, hazards: Hazards
+    model: nn.Module,
+    towers: tuple[Tower, ...],
+    pattern: Pattern,
+    tower: str | None,
+    kind: str | None,
+    hazards: Hazards,
 ) -> list[Site]:
     fits = _matcher(pattern)
     within = "" if tower is None else _choose_tower(model, towers, tower)[0].path + "."
@@ -202,7 +212,9 @@ def _matcher(pattern: Pattern) -> Callable[[str, nn.Module], bool]:
         return lambda path, module: pattern.search(path) is not None
     if isinstance(pattern, type):
         if not issubclass(pattern, nn.Module):
-            raise SelectionError(f"pattern={pattern.__name__} is not a module class; give a subclass of torch.nn.Module")
+            raise SelectionError(
+                f"pattern={pattern.__name__} is not a module class; give a subclass of torch.nn.Module"
+            )
         return lambda path, module: isinstance(module, pattern)
     if callable(pattern):
         return lambda path, module: bool(pattern(path, module))
@@ -242,4 +254,6 @@ def _some_names(model: nn.Module, within: str) -> str:
 
 def _some_type(model: nn.Module) -> str:
     leaf = next((m for m in model.modules() if any(True for _ in m.parameters(recurse=False))), model)
-    return f"{type(leaf).__module__.split('.')[0]}.nn.{type(leaf).__name__}" if isinstance(leaf, nn.Module) else "a class"
+    return (
+        f"{type(leaf).__module__.split('.')[0]}.nn.{type(leaf).__name__}" if isinstance(leaf, nn.Module) else "a class"
+    )

@@ -173,7 +173,14 @@ _HEADER = ("layer", "path", "kind", "tower", "parameters", "hazards")
 
 def _row(site: Site) -> tuple[str, ...]:
     layer = "-" if site.layer is None else str(site.layer)
-    return (layer, str(site), site.kind, site.tower or "-", f"{site.parameters:,}", ", ".join(site.hazards) or "-")
+    return (
+        layer,
+        str(site),
+        site.kind,
+        site.tower or "-",
+        f"{site.parameters:,}",
+        ", ".join(site.hazards) or "-",
+    )
 
 
 def _ranges(numbers: list[int]) -> str:

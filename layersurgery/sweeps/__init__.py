@@ -1,1 +1,7 @@
-"""To come."""
+"""Sweep: the unmodified model and every variant, on the samples, cell by cell."""
+
+from layersurgery.sweeps._oracle import ModelOracle
+from layersurgery.sweeps._sweep import sweep
+from layersurgery.sweeps._table import ScoreTable
+
+__all__ = ["sweep", "ScoreTable", "ModelOracle"]

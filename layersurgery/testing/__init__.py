@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from layersurgery.testing._snapshot import Snapshot, assert_restored, restored
 
 if TYPE_CHECKING:
-    from layersurgery.testing._strategies import Block, Planned, blocks, interventions, surgeries
+    from layersurgery.testing._strategies import Block, PlannedFailure, blocks, interventions, surgeries
 
-_STRATEGIES = ("Block", "Planned", "blocks", "interventions", "surgeries")
+_STRATEGIES = ("Block", "PlannedFailure", "blocks", "interventions", "surgeries")
 
 __all__ = ["Snapshot", "assert_restored", "restored", *_STRATEGIES]  # pyright: ignore[reportUnsupportedDunderAll]
 
@@ -20,5 +20,7 @@ def __getattr__(name: str) -> Any:
     try:
         from layersurgery.testing import _strategies
     except ModuleNotFoundError as error:
-        raise ImportError(f"layersurgery.testing.{name} needs hypothesis: pip install 'layersurgery[testing]'") from error
+        raise ImportError(
+            f"layersurgery.testing.{name} needs hypothesis: pip install 'layersurgery[testing]'"
+        ) from error
     return getattr(_strategies, name)

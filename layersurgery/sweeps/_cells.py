@@ -1,0 +1,69 @@
+"""What an oracle remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from layersurgery.scoring import Reading, Scores
+from layersurgery.sites import Sites
+from layersurgery.surgery import Surgery
+from layersurgery.sweeps._table import ScoreTable
+
+
+class Cells:
+    """What is known of each row (variant) and column (sample); of whole rows where the scorer gives one number in all."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        self.correct = np.full((rows, columns), np.nan)
+        self.margin = np.full((rows, columns), np.nan)
+        self.answered = np.full((rows, columns), np.nan)
+        self.text: list[list[str | None]] = [[None] * columns for _ in range(rows)]
+        self.totals: dict[tuple[int, ...], dict[int, float]] = {}
+        self.best: float | None = None
+
+    def missing(self, row: int, columns: Iterable[int]) -> list[int]:
+        """Which of these columns were not evaluated in this row."""
+        return [column for column in columns if np.isnan(self.correct[row, column])]
+
+    def store(self, row: int, columns: list[int], scores: Scores) -> None:
+        """Keep what a scorer said of these columns."""
+        self.correct[row, columns] = scores.correct
+        self.best = scores.best if scores.best is not None else self.best
+        if scores.margin is not None:
+            self.margin[row, columns] = scores.margin
+        if scores.answered is not None:
+            self.answered[row, columns] = scores.answered
+        if scores.text is not None:
+            for column, text in zip(columns, scores.text, strict=True):
+                self.text[row][column] = text
+
+    def reading(self, rows: list[int], columns: list[int]) -> Reading:
+        """A rectangle that is known in full."""
+        cells = np.ix_(rows, columns)
+        margin = self.margin[cells]
+        return Reading(self.correct[cells], None if np.isnan(margin).any() else margin, self.best)
+
+    def table(self, sites: Sites, surgeries: tuple[Surgery, ...], names: list[str], per_sample: bool) -> ScoreTable:
+        """All columns that the base was evaluated on."""
+        if not per_sample:
+            last = next(reversed(self.totals.values()), {})
+            correct = np.array([[last.get(row, np.nan)] for row in range(len(sites) + 1)])
+            return ScoreTable(sites, surgeries, ("all",), correct, per_sample=False)
+        columns = np.flatnonzero(~np.isnan(self.correct[0]))
+        texts = [tuple(row[column] for column in columns) for row in self.text]
+        return ScoreTable(
+            sites,
+            surgeries,
+            tuple(names[column] for column in columns),
+            self.correct[:, columns],
+            _or_none(self.margin[:, columns]),
+            _or_none(self.answered[:, columns]),
+            tuple(texts) if any(text is not None for row in texts for text in row) else None,
+            best=self.best,
+        )
+
+
+def _or_none(values: np.ndarray) -> np.ndarray | None:
+    return None if np.isnan(values).all() else values

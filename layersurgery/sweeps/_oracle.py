@@ -1,0 +1,228 @@
+"""`ModelOracle`: scores of a real model and its variants, evaluated when they are asked for, and never twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+
+from layersurgery.errors import SampleError, ScoringError, SurgeryError
+from layersurgery.interventions import Intervention
+from layersurgery.scoring import Reading, Scores
+from layersurgery.sites import Site, Sites, unwrap
+from layersurgery.surgery import Surgery
+from layersurgery.surgery._resolve import resolve
+from layersurgery.sweeps._call import Scorer, call, check_samples, sample_name
+from layersurgery.sweeps._cells import Cells
+from layersurgery.sweeps._table import ScoreTable
+from layersurgery.sweeps._watch import Uses, Watch
+
+
+class ModelOracle:
+    """Answers a decision rule's `read(rows, columns)` by running the model: row 0 unmodified, row i + 1 with site i changed.
+
+    Per micro-batch of samples, the base runs first and then each variant, so that a scorer that keeps its last inputs
+    prepares them once. Every cell is evaluated at most once. A scorer that gives one number for all samples is called once
+    per row with all columns asked for; its number then stands in each of them.
+
+    Args:
+        model: the model, in evaluation mode.
+        score: `score(model, samples)`, giving one number per sample, or one in all, or `Scores`.
+        samples: what the columns stand for.
+        at: the sites, one per row after the first.
+        do: what happens at each site.
+        batch_size: most samples in one call of the scorer; None: the scorer's own `batch_size`, else all at once.
+        progress: show a bar with rate and time left on a terminal; a string is its label.
+
+    Attributes:
+        cells: cells (row and sample) evaluated so far.
+        per_sample: whether the scorer scores single samples; None before the first read.
+
+    Raises:
+        SampleError: if there are no samples.
+        ScoringError: if the model is in training mode or `score` cannot be called; on reading: if the scorer fails, or a
+            site takes no part in what it does.
+        SurgeryError: if a surgery cannot be done on this model.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        score: Scorer,
+        samples: Sequence[Any],
+        *,
+        at: Site | Iterable[Site],
+        do: Intervention,
+        batch_size: int | None = None,
+        progress: bool | str = False,
+    ) -> None:
+        self._model = model
+        self._score = score
+        self._samples = check_samples(samples)
+        self._names = [sample_name(sample, index) for index, sample in enumerate(self._samples)]
+        self._sites = Sites([at] if isinstance(at, Site) else at)
+        if not len(self._sites):
+            raise SurgeryError("at= holds no site; use layersurgery.select(model) to find some")
+        self._surgeries = tuple(Surgery(at=site, do=do) for site in self._sites)
+        self._batch_size = _checked_batch_size(batch_size, score)
+        self._progress = progress
+        module = unwrap(model)
+        _check_ready(module, score)
+        for surgery in self._surgeries:  # refuse what cannot be done before anything is evaluated
+            resolve(module, surgery.steps)
+        self._watch = Watch(module, self._sites)
+        self._cells = Cells(len(self._sites) + 1, len(self._samples))
+        self.per_sample: bool | None = None
+        self.cells = 0
+
+    @property
+    def n_sites(self) -> int:
+        """Number of variants."""
+        return len(self._sites)
+
+    @property
+    def n_samples(self) -> int:
+        """Number of samples that can be read."""
+        return len(self._samples)
+
+    @property
+    def sites(self) -> Sites:
+        """What the rows after the first stand for."""
+        return self._sites
+
+    @property
+    def surgeries(self) -> tuple[Surgery, ...]:
+        """The variants themselves."""
+        return self._surgeries
+
+    def read(self, rows: Iterable[int], columns: Iterable[int]) -> Reading:
+        """Scores of these rows and columns, evaluating what was not evaluated before.
+
+        Raises:
+            SampleError: if a row or column is out of range, or there is none.
+            ScoringError: if the scorer fails; what was evaluated before stays available.
+        """
+        rows, columns = _indices(rows, self.n_sites + 1, "row"), _indices(columns, self.n_samples, "column")
+        with self._watch.watching():
+            if self.per_sample is not False:
+                self._evaluate_missing(rows, columns)
+            if self.per_sample is False:  # found out just now, perhaps
+                return self._read_totals(rows, columns)
+        return self._cells.reading(rows, columns)
+
+    def table(self) -> ScoreTable:
+        """All that was evaluated so far, on the samples that the base was evaluated on."""
+        return self._cells.table(self._sites, self._surgeries, self._names, self.per_sample is not False)
+
+    def _evaluate_missing(self, rows: list[int], columns: list[int]) -> None:
+        missing = sum(len(self._cells.missing(row, columns)) for row in rows)
+        if not missing:
+            return
+        with self._bar(missing) as bar:
+            for start in range(0, len(columns), self._batch_size):
+                batch = columns[start : start + self._batch_size]
+                for row in rows:
+                    wanted = self._cells.missing(row, batch)
+                    if not wanted:
+                        continue
+                    scores = self._call(row, wanted)
+                    self._learn_kind(scores, wanted)
+                    if not isinstance(scores, Scores):
+                        return
+                    self._cells.store(row, wanted, scores)
+                    self.cells += len(wanted)
+                    bar.update(len(wanted))
+
+    def _learn_kind(self, scores: Scores | float, columns: list[int]) -> None:
+        single = isinstance(scores, Scores)
+        if self.per_sample is None:
+            self.per_sample = single
+        if self.per_sample and not single:
+            raise ScoringError(
+                "the scorer gave one number in all, after one number per sample before; it must keep to one"
+            )
+
+    def _read_totals(self, rows: list[int], columns: list[int]) -> Reading:
+        known = self._cells.totals.setdefault(tuple(columns), {})
+        wanted = [row for row in rows if row not in known]
+        with self._bar(len(wanted) * len(columns)) as bar:
+            for row in wanted:
+                total = self._call(row, columns)
+                if isinstance(total, Scores):
+                    raise ScoringError(
+                        "the scorer gave one number per sample, after one in all before; it must keep to one"
+                    )
+                known[row] = total
+                self.cells += len(columns)
+                bar.update(len(columns))
+        return Reading(np.repeat([[known[row]] for row in rows], len(columns), axis=1))
+
+    def _call(self, row: int, columns: list[int]) -> Scores | float:
+        samples = [self._samples[column] for column in columns]
+        names = [self._names[column] for column in columns]
+        if row == 0:
+            return call(self._score, self._model, samples, names, "the unmodified model")
+        surgery, site = self._surgeries[row - 1], self._sites[row - 1]
+        self._watch.forget()
+        with surgery(self._model):
+            scores = call(self._score, self._model, samples, names, f"site {str(site)!r}")
+            if not self._watch.ran(site) and not self._is_used(site, samples[:1], names[:1]):
+                raise ScoringError(
+                    f"site {str(site)!r} never ran while samples {names[0]!r} to {names[-1]!r} were scored, so nothing is known of "
+                    "it. Leave it out, or make sure that the scorer runs this part of the model"
+                )
+        return scores
+
+    def _is_used(self, site: Site, samples: Sequence[Any], names: Sequence[str]) -> bool:
+        """Whether a module that was not called lends its parameters to one that was (torch's multi-head attention)."""
+        with Uses(self._watch.parameters(site)) as uses:
+            call(self._score, self._model, samples, names, f"site {str(site)!r}")
+        return uses.seen
+
+    def _bar(self, cells: int) -> Any:
+        if not self._progress:
+            return nullcontext(_NoBar())
+        from tqdm.auto import tqdm
+
+        label = self._progress if isinstance(self._progress, str) else "evaluating"
+        return tqdm(total=cells, desc=label, unit="cell", disable=None, leave=False, dynamic_ncols=True)
+
+
+class _NoBar:
+    def update(self, cells: int) -> None:
+        """Nothing to show."""
+
+
+def _indices(values: Iterable[int], count: int, what: str) -> list[int]:
+    indices = [int(value) for value in values]
+    if not indices:
+        raise SampleError(f"read needs at least one {what}")
+    for index in indices:
+        if not 0 <= index < count:
+            raise SampleError(f"{what} {index} is out of range: there are {count}, 0 to {count - 1}")
+    return indices
+
+
+def _checked_batch_size(batch_size: int | None, score: Any) -> int:
+    size = batch_size if batch_size is not None else getattr(score, "batch_size", None)
+    if size is None:
+        return 2**62  # all at once
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise SampleError(f"batch_size={size!r}: give a whole number >= 1, or None")
+    return size
+
+
+def _check_ready(module: Any, score: Callable[..., Any]) -> None:
+    if not callable(score):
+        raise ScoringError(f"score={score!r} is not callable; give a function score(model, samples)")
+    name = next(_in_training(module), None)
+    if name is not None:
+        raise ScoringError(
+            f"{name} is in training mode: dropout and batch statistics would make scores random. Call model.eval() first"
+        )
+
+
+def _in_training(module: Any) -> Iterator[str]:
+    return (name or type(module).__name__ for name, part in module.named_modules() if part.training)

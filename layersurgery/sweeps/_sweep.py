@@ -1,0 +1,63 @@
+"""`sweep`: every site on every sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from layersurgery.interventions import Intervention, Zero
+from layersurgery.sites import Site, select
+from layersurgery.sweeps._call import Scorer
+from layersurgery.sweeps._oracle import ModelOracle
+from layersurgery.sweeps._table import ScoreTable
+
+
+def sweep(
+    model: Any,
+    score: Scorer,
+    samples: Sequence[Any],
+    *,
+    at: Site | Iterable[Site] | None = None,
+    do: Intervention | None = None,
+    batch_size: int | None = None,
+    progress: bool | str = False,
+) -> ScoreTable:
+    """Score the unmodified model and, one site at a time, the model with that site changed (paper, section 3).
+
+    Args:
+        model: any model in evaluation mode, plain or nnsight-wrapped.
+        score: `score(model, samples)`, giving one real number per sample (higher is better), one in all, or `Scores`.
+        samples: the labelled samples; anything that the scorer understands.
+        at: the sites; None: the attention of every layer of the language backbone, `select(model)`.
+        do: the intervention; None: `Zero()`.
+        batch_size: most samples in one call of the scorer; None: the scorer's own `batch_size`, else all at once.
+        progress: show a bar with rate and time left on a terminal; a string is its label.
+
+    Returns:
+        The table of scores; `table.vector` is the task-layer interaction vector.
+
+    Raises:
+        SampleError: if there are no samples.
+        ScoringError: if the model is in training mode, the scorer fails or returns something else, or a site never runs.
+        SurgeryError: if an intervention cannot be done on this model.
+        SelectionError: if there are no such sites, or one is given twice.
+
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)).eval()
+    >>> def score(model, samples):
+    ...     return [-abs(model(torch.tensor([x])).item()) for x in samples]
+    >>> table = sweep(model, score, [0.5, 1.0, 2.0], at=select(model, pattern="*"))
+    >>> table.scores.shape, table.vector.shape
+    ((2, 3), (2,))
+    """
+    oracle = ModelOracle(
+        model,
+        score,
+        samples,
+        at=select(model) if at is None else at,
+        do=Zero() if do is None else do,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    oracle.read(range(oracle.n_sites + 1), range(oracle.n_samples))
+    return oracle.table()

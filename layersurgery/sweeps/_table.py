@@ -1,0 +1,86 @@
+"""`ScoreTable`: the scores of the unmodified model and of every variant, sample by sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layersurgery.sites import Sites
+from layersurgery.surgery import Surgery
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTable:
+    """Scores of base and variants; row i of `scores` belongs to `sites[i]`. Cells that were not evaluated are NaN.
+
+    Args:
+        sites: where each variant intervenes.
+        surgeries: what each variant is, in the order of `sites`.
+        samples: names of the samples (their `id`, else their position).
+        correct: [sites + 1, n] scores; row 0 is the unmodified model.
+        margin: [sites + 1, n] margins in nats, or None.
+        answered: [sites + 1, n] 1 where an answer could be read, 0 where not, or None.
+        text: generated answers by row and column, None where not evaluated; or None altogether.
+        per_sample: whether scores are of single samples; otherwise n = 1 and each is the scorer's one number.
+        best: the best value that a score can take, if the scorer declares one.
+        notes: what a reader should know of how the table was made.
+    """
+
+    sites: Sites
+    surgeries: tuple[Surgery, ...]
+    samples: tuple[str, ...]
+    correct: np.ndarray
+    margin: np.ndarray | None = None
+    answered: np.ndarray | None = None
+    text: tuple[tuple[str | None, ...], ...] | None = None
+    per_sample: bool = True
+    best: float | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def base(self) -> np.ndarray:
+        """[n] scores of the unmodified model."""
+        return self.correct[0]
+
+    @property
+    def scores(self) -> np.ndarray:
+        """[sites, n] scores of the variants."""
+        return self.correct[1:]
+
+    @property
+    def vector(self) -> np.ndarray:
+        """[sites] mean change of the score against the base: the task-layer interaction vector (paper, eq. 1 and 2).
+
+        Over the samples on which both were evaluated; NaN for a site that was evaluated on none.
+        """
+        change = self.scores - self.base
+        there = np.isfinite(change)
+        total = np.where(there, change, 0.0).sum(axis=1)
+        return np.divide(total, there.sum(axis=1), out=np.full(len(total), np.nan), where=there.any(axis=1))
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A frame of scores: one row for the base and one per site, one column per sample."""
+        import pandas as pd
+
+        rows = pd.Index(["base", *(str(surgery) for surgery in self.surgeries)], name="variant")
+        return pd.DataFrame(self.correct, index=rows, columns=pd.Index(self.samples, name="sample"))
+
+    def plot(self, **settings: Any) -> Figure:
+        """A bar chart of `vector` by layer; needs matplotlib (`pip install 'layersurgery[plots]'`)."""
+        from layersurgery.report import plot_vector
+
+        return plot_vector(self, **settings)
+
+    def __str__(self) -> str:
+        base = float(np.nanmean(self.base))
+        lines = [f"base {base:.3f} on {len(self.samples)} samples" if self.per_sample else f"base {base:.4g}"]
+        for site, change in zip(self.sites, self.vector, strict=True):
+            layer = "-" if site.layer is None else str(site.layer)
+            lines.append(f"{layer:>5}  {change:+.3f}  {site}")
+        return "\n".join([lines[0], "layer  change  site", *lines[1:], *self.notes])
