@@ -51,7 +51,35 @@ _ROOMS = {
 }
 _MODULES = ("errors", "testing")
 
-__all__ = ["__version__", *_ROOMS, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [
+    "__version__",
+    "select",
+    "Site",
+    "Sites",
+    "Zero",
+    "Uniform",
+    "Mean",
+    "Noise",
+    "Intervention",
+    "register",
+    "Surgery",
+    "status",
+    "Sample",
+    "Scores",
+    "ChoiceScorer",
+    "GenerationScorer",
+    "sweep",
+    "ScoreTable",
+    "ModelOracle",
+    "talo",
+    "Finding",
+    "Decision",
+    "PaperRule",
+    "TableOracle",
+    "InteractionVectors",
+    "errors",
+    "testing",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -31,8 +31,9 @@ class Place:
     def generator(self, seed: int) -> torch.Generator:
         """A CPU random generator that depends on the seed and the place only, never on order, device or global state.
 
-        >>> Place("h.0.attn", "weight").generator(1).initial_seed() == Place("h.0.attn", "weight").generator(1).initial_seed()
-        True
+        >>> here, there = Place("h.0.attn", "weight"), Place("h.1.attn", "weight")
+        >>> here.generator(1).initial_seed() == there.generator(1).initial_seed()
+        False
         """
         digest = hashlib.blake2b(f"{seed}\0{self.site}\0{self.name}".encode(), digest_size=8).digest()
         return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little") >> 1)
@@ -41,7 +42,8 @@ class Place:
 class Intervention(ABC):
     """What happens to the parameters of a site. Subclass as a frozen dataclass with JSON-able fields and a `name`.
 
-    A subclass is found by its name after `register(cls)`, or through the entry-point group `layersurgery.interventions`.
+    A subclass is found by its name after `register(cls)`, or through the entry-point group
+    `layersurgery.interventions`.
     """
 
     name: ClassVar[str]

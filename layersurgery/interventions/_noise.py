@@ -15,7 +15,7 @@ from layersurgery.interventions._base import Intervention, Place, register, wide
 @register
 @dataclass(frozen=True)
 class Noise(Intervention):
-    """Every entry becomes normal noise of mean 0: a control that destroys what the module computes (paper, C.3, Fig. 5).
+    """Every entry becomes normal noise of mean 0 (paper, C.3): a control that destroys the model's output (Fig. 5).
 
     The paper gives no scale. The noise depends on the seed and the parameter's place only, so it is the same on every
     entry into a block and on every device; the global random state is not touched.

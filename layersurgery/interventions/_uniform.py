@@ -30,7 +30,8 @@ class Uniform(Intervention):
         """
         if tensor.dim() == 0 or tensor.shape[0] == 0:
             raise InterventionError(
-                f"Uniform needs a first dimension of at least 1; {place.site}.{place.name} has shape {tuple(tensor.shape)}. "
+                f"Uniform needs a first dimension of at least 1; {place.site}.{place.name} has shape "
+                f"{tuple(tensor.shape)}. "
                 "Select a narrower site, or use Zero or Mean"
             )
         return constant_like(tensor, 1.0 / tensor.shape[0])

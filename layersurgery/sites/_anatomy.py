@@ -38,8 +38,10 @@ def towers_of(model: nn.Module) -> tuple[Tower, ...]:
 
 
 def _stacks(model: nn.Module) -> dict[str, tuple[Layer, ...]]:
-    """Lists of layers by path. Of two lists, one inside the other, the one whose elements are whole layers counts:
-    the blocks of a Swin stage rather than its stages, the blocks of T5 rather than the sub-layers of a block.
+    """Lists of layers by path.
+
+    Of two lists, one inside the other, the one whose elements are whole layers counts: the blocks of a Swin stage
+    rather than its stages, the blocks of T5 rather than the sub-layers of a block.
     """
     found: dict[str, tuple[Layer, ...]] = {}
     for path, module in model.named_modules():
@@ -95,7 +97,7 @@ def _swap(path: str, half: str, other: str) -> str:
 
 
 def _modality(model: nn.Module, path: str) -> str:
-    """Which kind of data a stack reads: what its path says, else the classes on the way, else the model's main input."""
+    """What data a stack reads: what its path says, else the classes on the way, else the model's main input."""
     ways = [words(step) for step in path.split(".")]
     module, classes = model, []
     for step in path.split("."):

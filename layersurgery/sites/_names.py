@@ -7,6 +7,7 @@ All knowledge about naming lives in these sets. There is no table of architectur
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 ATTENTION = {"attention", "attn", "attentions", "crossattention", "selfattention", "encdecattention", "mha"}
 OTHER_MIXERS = {
@@ -65,7 +66,7 @@ def words(name: str) -> set[str]:
     ['feed', 'feedforward', 'forward']
     """
     parts = [part.lower() for part in _WORD.findall(name)]
-    return {*parts, *(first + second for first, second in zip(parts, parts[1:], strict=False))}
+    return {*parts, *(first + second for first, second in pairwise(parts))}
 
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")

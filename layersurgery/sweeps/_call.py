@@ -63,13 +63,15 @@ def _read(answer: Any, names: Sequence[str], where: str) -> Scores | float:
             values = np.asarray(answer, dtype=np.float64)
         except (TypeError, ValueError):
             raise ScoringError(
-                f"the scorer returned {type(answer).__name__} {where}; expected one real number per sample, or one in all"
+                f"the scorer returned {type(answer).__name__} {where}; expected one real number per sample, or "
+                f"one in all"
             ) from None
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
             culprit = names[bad[0]] if values.ndim == 1 and len(values) == len(names) else "?"
             raise ScoringError(
-                f"the scorer returned {values.reshape(-1)[bad[0]]} for sample {culprit!r} {where}; scores must be finite"
+                f"the scorer returned {values.reshape(-1)[bad[0]]} for sample {culprit!r} {where}; scores must "
+                f"be finite"
             )
         if values.ndim == 0:
             return float(values)
@@ -82,7 +84,9 @@ def _read(answer: Any, names: Sequence[str], where: str) -> Scores | float:
 
 
 def _wrong_length(shape: tuple[int, ...], names: Sequence[str], where: str) -> str:
-    return f"the scorer returned scores of shape {shape} {where}; expected {len(names)} numbers, one per sample, or one in all"
+    return (
+        f"the scorer gave scores of shape {shape} {where}; expected {len(names)} numbers, one per sample, or one in all"
+    )
 
 
 def _span(names: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from layersurgery.sweeps._table import ScoreTable
 
 
 class Cells:
-    """What is known of each row (variant) and column (sample); of whole rows where the scorer gives one number in all."""
+    """Scores by row (variant) and column (sample), or by whole row where the scorer gives one number in all."""
 
     def __init__(self, rows: int, columns: int) -> None:
         self.correct = np.full((rows, columns), np.nan)

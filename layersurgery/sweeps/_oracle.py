@@ -21,11 +21,13 @@ from layersurgery.sweeps._watch import Uses, Watch
 
 
 class ModelOracle:
-    """Answers a decision rule's `read(rows, columns)` by running the model: row 0 unmodified, row i + 1 with site i changed.
+    """Answers a decision rule's `read(rows, columns)` by running the model.
+
+    Row 0 is the unmodified model, row i + 1 the model with site i changed.
 
     Per micro-batch of samples, the base runs first and then each variant, so that a scorer that keeps its last inputs
-    prepares them once. Every cell is evaluated at most once. A scorer that gives one number for all samples is called once
-    per row with all columns asked for; its number then stands in each of them.
+    prepares them once. Every cell is evaluated at most once. A scorer that gives one number for all samples is called
+    once per row with all columns asked for; its number then stands in each of them.
 
     Args:
         model: the model, in evaluation mode.
@@ -42,7 +44,8 @@ class ModelOracle:
 
     Raises:
         SampleError: if there are no samples.
-        ScoringError: if the model is in training mode or `score` cannot be called; on reading: if the scorer fails, or a
+        ScoringError: if the model is in training mode or `score` cannot be called; on reading: if the scorer fails, or
+        a
             site takes no part in what it does.
         SurgeryError: if a surgery cannot be done on this model.
     """
@@ -170,7 +173,8 @@ class ModelOracle:
             scores = call(self._score, self._model, samples, names, f"site {str(site)!r}")
             if not self._watch.ran(site) and not self._is_used(site, samples[:1], names[:1]):
                 raise ScoringError(
-                    f"site {str(site)!r} never ran while samples {names[0]!r} to {names[-1]!r} were scored, so nothing is known of "
+                    f"site {str(site)!r} never ran while samples {names[0]!r} to {names[-1]!r} were scored, so "
+                    f"nothing is known of "
                     "it. Leave it out, or make sure that the scorer runs this part of the model"
                 )
         return scores
@@ -220,7 +224,8 @@ def _check_ready(module: Any, score: Callable[..., Any]) -> None:
     name = next(_in_training(module), None)
     if name is not None:
         raise ScoringError(
-            f"{name} is in training mode: dropout and batch statistics would make scores random. Call model.eval() first"
+            f"{name} is in training mode: dropout and batch statistics would make scores random. Call "
+            f"model.eval() first"
         )
 
 

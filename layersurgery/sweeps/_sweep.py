@@ -38,7 +38,8 @@ def sweep(
 
     Raises:
         SampleError: if there are no samples.
-        ScoringError: if the model is in training mode, the scorer fails or returns something else, or a site never runs.
+        ScoringError: if the model is in training mode, the scorer fails or returns something else, or a site never
+        runs.
         SurgeryError: if an intervention cannot be done on this model.
         SelectionError: if there are no such sites, or one is given twice.
 

@@ -9,13 +9,20 @@ from layersurgery.testing._snapshot import Snapshot, assert_restored, restored
 if TYPE_CHECKING:
     from layersurgery.testing._strategies import Block, PlannedFailure, blocks, interventions, surgeries
 
-_STRATEGIES = ("Block", "PlannedFailure", "blocks", "interventions", "surgeries")
-
-__all__ = ["Snapshot", "assert_restored", "restored", *_STRATEGIES]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [
+    "Snapshot",
+    "assert_restored",
+    "restored",
+    "Block",
+    "PlannedFailure",
+    "blocks",
+    "interventions",
+    "surgeries",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _STRATEGIES:
+    if name not in __all__:
         raise AttributeError(f"module 'layersurgery.testing' has no attribute {name!r}")
     try:
         from layersurgery.testing import _strategies
