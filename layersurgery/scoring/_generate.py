@@ -1,0 +1,201 @@
+"""`GenerationScorer`: let the model write its answer, and read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from layersurgery.errors import SampleError, ScoringError
+from layersurgery.scoring import _inputs
+from layersurgery.scoring._extract import exact_match, extract_letter, readable
+from layersurgery.scoring._fingerprint import VERSION, callable_id, processor_id
+from layersurgery.scoring._last_call import LastCall
+from layersurgery.scoring._prompts import Prompt, letter_prompt
+from layersurgery.scoring._scores import Scores
+from layersurgery.tasks import Sample
+
+Extract = Callable[[str, int], "int | None"]
+
+# Plain greedy decoding, said in full: whatever is left open would be filled in from the checkpoint's own settings.
+_GREEDY: dict[str, Any] = {
+    "do_sample": False,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "length_penalty": 1.0,
+    "early_stopping": False,
+    "return_dict_in_generate": False,
+    "disable_compile": True,  # the model changes between calls
+}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GenerationScorer:
+    """Scores samples by the text that the model writes, decoded greedily.
+
+    A sample with options is right where `extract` reads its letter out of the text; an open question where the text is
+    an exact match (`exact_match`). What cannot be read is wrong, never guessed: `answered` says which. `text` holds the
+    answers, stripped. The paper's way of scoring [A].
+
+    Decoding is plain greedy whatever the checkpoint's generation settings say (no sampling, beams or penalties); only
+    its special tokens are used. Processed inputs of the last call are kept (at most 1 GiB) for the next call on the
+    same sample objects.
+
+    Args:
+        processor: the model's Hugging Face processor, or the tokenizer of a text model; never changed.
+        extract: from (text, number of options) to the index of the option that is meant, or None.
+        max_new_tokens: length limit of an answer, in tokens.
+        batch_size: samples that are decoded together; changes no answer beyond float noise.
+        prompt: from a sample to the user's message; None: as in `ChoiceScorer`, or the question and "Answer the
+            question using a single word or phrase." for open questions.
+
+    Raises:
+        ScoringError: for a setting that cannot work. Calling the scorer raises it for a model in training mode or one
+            that cannot generate, and SampleError for samples that are empty or have no answer.
+
+    A tokenizer and a model too small to know anything, in place of a checkpoint's:
+
+    >>> from tokenizers import Tokenizer, models, pre_tokenizers
+    >>> from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+    >>> words = Tokenizer(models.WordLevel({"?": 0, "A": 1, "B": 2, "Answer": 3}, unk_token="?"))
+    >>> words.pre_tokenizer = pre_tokenizers.Whitespace()
+    >>> scorer = GenerationScorer(PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?"), max_new_tokens=3)
+    >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=4, n_embd=8, n_layer=1, n_head=1)).eval()
+    >>> scores = scorer(model, [Sample("q1", "Which colour is the sky?", ("red", "blue"), 1)])
+    >>> len(scores.text[0].split())
+    3
+    """
+
+    processor: Any
+    extract: Extract = field(default=extract_letter, kw_only=True)
+    max_new_tokens: int = field(default=16, kw_only=True)
+    batch_size: int = field(default=16, kw_only=True)
+    prompt: Prompt | None = field(default=None, kw_only=True)
+    _last: LastCall[Any] = field(default_factory=LastCall, init=False)
+
+    def __post_init__(self) -> None:
+        _inputs.check_processor(self.processor, self.batch_size)
+        _inputs.check_count(self.max_new_tokens, "max_new_tokens")
+        if not callable(self.extract):
+            raise ScoringError(f"extract is {self.extract!r}; give a function from (text, n_options) to an index")
+
+    def __call__(self, model: Any, samples: Iterable[Sample]) -> Scores:
+        """Score `samples`.
+
+        Args:
+            model: a Hugging Face model with `generate`, in eval mode, or an nnsight model around one.
+            samples: with options, or open questions with the expected text as their answer.
+
+        Returns:
+            `correct`, `text` and `answered`, one of each per sample.
+
+        Raises:
+            SampleError, ScoringError: see the class.
+        """
+        module, samples = _inputs.ready(model, samples)
+        if not callable(getattr(module, "generate", None)):
+            raise ScoringError(
+                f"{type(module).__name__} cannot generate; load the model with its language-model head "
+                "(AutoModelForCausalLM, AutoModelForImageTextToText)"
+            )
+        for sample in samples:
+            if sample.answer is None:
+                raise SampleError(f"sample {sample.id!r} has no answer to compare with; give it one")
+        encoder = _inputs.is_encoder_decoder(module)
+        texts = [""] * len(samples)
+        for batch in self._last.batches(samples, encoder, lambda: self._batches(samples, encoder)):
+            for position, text in zip(batch.positions, self._write(module, batch), strict=True):
+                texts[position] = text
+        judged = [self._judge(sample, text) for sample, text in zip(samples, texts, strict=True)]
+        return Scores(
+            [correct for correct, _ in judged],  # pyright: ignore[reportArgumentType]
+            text=texts,
+            answered=[answered for _, answered in judged],  # pyright: ignore[reportArgumentType]
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short string of everything that changes results; what differs in it must not share a store."""
+        prompt = callable_id(self.prompt) if self.prompt else "default"
+        return (
+            f"GenerationScorer/{VERSION} extract={callable_id(self.extract)} max_new_tokens={self.max_new_tokens} "
+            f"prompt={prompt} processor={processor_id(self.processor)}"
+        )
+
+    def __repr__(self) -> str:
+        prompt = f", prompt={callable_id(self.prompt)}" if self.prompt else ""
+        name = getattr(self.extract, "__qualname__", type(self.extract).__qualname__)
+        return (
+            f"GenerationScorer({type(self.processor).__name__}, extract={name}, max_new_tokens={self.max_new_tokens}, "
+            f"batch_size={self.batch_size}{prompt})"
+        )
+
+    def _batches(self, samples: Sequence[Sample], encoder: bool) -> Iterator[_Batch]:
+        fill = _inputs.pad_id(_inputs.tokenizer_of(self.processor))
+        for group in _inputs.by_image_count(samples):
+            for begin in range(0, len(group), self.batch_size):
+                positions = group[begin : begin + self.batch_size]
+                items = [
+                    _inputs.prepare(self.processor, samples[position], self.prompt or letter_prompt, encoder=encoder)
+                    for position in positions
+                ]
+                # A decoder goes on at the end of each row; an encoder's absolute positions count from the left.
+                yield _Batch(_inputs.collate(items, side="right" if encoder else "left", fill=fill), positions)
+
+    def _write(self, module: nn.Module, batch: _Batch) -> list[str]:
+        tokenizer = _inputs.tokenizer_of(self.processor)
+        inputs = _inputs.place(batch.inputs, module)
+        given = 1 if _inputs.is_encoder_decoder(module) else inputs["input_ids"].shape[1]
+        config = _generation_config(module, tokenizer, given, self.max_new_tokens)
+        with torch.no_grad():
+            output = module.generate(**inputs, generation_config=config)  # pyright: ignore[reportCallIssue]
+        return [tokenizer.decode(row[given:], skip_special_tokens=True).strip() for row in output]
+
+    def _judge(self, sample: Sample, text: str) -> tuple[bool, bool]:
+        if not sample.options:
+            return exact_match(text, str(sample.answer)), readable(text, str(sample.answer))
+        found = self.extract(text, len(sample.options))
+        if found is not None and (isinstance(found, bool) or not isinstance(found, int)):
+            raise ScoringError(
+                f"extract returned {found!r} for sample {sample.id!r}; it must return the index of an option, or None"
+            )
+        return found == sample.answer, found is not None
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Padded inputs, and the positions of their samples in the call."""
+
+    inputs: dict[str, Any]
+    positions: list[int]
+
+
+def _generation_config(module: nn.Module, tokenizer: Any, given: int, length: int) -> Any:
+    from transformers import GenerationConfig
+
+    saved = getattr(module, "generation_config", None)
+    end = getattr(saved, "eos_token_id", None)
+    # A checkpoint that limits the total length would make transformers print a warning at every call, were the number
+    # of new tokens set beside it.
+    total = getattr(saved, "max_length", None) is not None and getattr(saved, "max_new_tokens", None) is None
+    limit = {"max_length": given + length} if total else {"max_new_tokens": length}
+    return GenerationConfig(
+        **_GREEDY,
+        **limit,
+        pad_token_id=_inputs.pad_id(tokenizer),
+        eos_token_id=tokenizer.eos_token_id if end is None else end,
+    )
