@@ -13,8 +13,13 @@ from examples.train_tiny_vlm.instruct import WEIGHTS, train_instruct
 from examples.train_tiny_vlm.model import build_model, start_decoder, to_pixels
 from examples.train_tiny_vlm.patches import training_scenes
 from examples.train_tiny_vlm.vision import train_vision
+from layersurgery.embedded import TASKS
 
 SEED = 0
+ROUNDS = (
+    ("instruct", WEIGHTS, 2000, 1.5e-3),
+    ("instruct again", dict.fromkeys(TASKS, 1.0), 2500, 1.2e-3),  # the rare tasks need more than their share
+)
 
 
 def train_base() -> tuple[LlavaForConditionalGeneration, list[dict[str, Any]]]:
@@ -29,17 +34,18 @@ def train_base() -> tuple[LlavaForConditionalGeneration, list[dict[str, Any]]]:
     start_decoder(model, to_pixels([scene.image for scene in scenes]), SEED)
     stages.append(align(model, steps=300, seed=SEED))
     stages.append(train_dense(model, steps=450, seed=SEED))
-    stages.append(
-        train_instruct(
-            model,
-            name="instruct",
-            weights=WEIGHTS,
-            steps=2000,
-            seed=SEED,
-            rate=1.5e-3,
-            batch=16,
-            shorts=2,
-            text_share=0.15,
+    for name, weights, steps, rate in ROUNDS:
+        stages.append(
+            train_instruct(
+                model,
+                name=name,
+                weights=weights,
+                steps=steps,
+                seed=SEED,
+                rate=rate,
+                batch=16,
+                shorts=2,
+                text_share=0.15 if weights is WEIGHTS else 0.05,
+            )
         )
-    )
     return model, stages
