@@ -75,7 +75,5 @@ def _site(site: object) -> int | None:
     except TypeError:
         index = -1
     if index < 0:
-        raise SearchError(
-            f"Decision.site is {site!r}; give the index of a site, 0 or above, or None to keep the model"
-        )
+        raise SearchError(f"Decision.site is {site!r}; give the index of a site, 0 or above, or None to keep the model")
     return index

@@ -99,9 +99,7 @@ def _student(differences: np.ndarray, level: float) -> Interval:
 def _scores(values: Any, name: str) -> np.ndarray:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not len(array):
-        raise SearchError(
-            f"paired_interval: {name} must be a flat array of one score or more; got shape {array.shape}"
-        )
+        raise SearchError(f"paired_interval: {name} must be a flat array of one score or more; got shape {array.shape}")
     if not np.isfinite(array).all():
         raise SearchError(
             f"paired_interval: {name} has a score that is not finite; leave samples out that were not scored"

@@ -97,9 +97,7 @@ class PaperRule:
 
     def _check(self, oracle: Oracle) -> None:
         if oracle.n_sites < 1:
-            raise SearchError(
-                "there is no site to search: give the oracle at least one besides the unmodified model"
-            )
+            raise SearchError("there is no site to search: give the oracle at least one besides the unmodified model")
         if self.shots > oracle.n_samples:
             raise SearchError(
                 f"PaperRule(shots={self.shots}) draws {self.shots} probe samples, but there are "

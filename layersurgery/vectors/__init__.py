@@ -1,1 +1,6 @@
-"""To come."""
+"""Task-layer interaction vectors of several tasks: correlation, clusters, consistency."""
+
+from layersurgery.vectors._error import VectorError
+from layersurgery.vectors._vectors import Consistency, InteractionVectors
+
+__all__ = ["Consistency", "InteractionVectors", "VectorError"]

@@ -76,9 +76,7 @@ def test_swapping_the_variants_mirrors_the_interval(both, repaired, broken, neit
     assert one.low <= (repaired - broken) / len(base) <= one.high
 
 
-@pytest.mark.parametrize(
-    ("repair", "break_"), [(0.05, 0.05), (0.15, 0.05), (0.1, 0.02), (0.3, 0.2), (0.0, 0.12)]
-)
+@pytest.mark.parametrize(("repair", "break_"), [(0.05, 0.05), (0.15, 0.05), (0.1, 0.02), (0.3, 0.2), (0.0, 0.12)])
 def test_coverage_at_sixty_pairs(repair, break_):
     rng = np.random.default_rng(7)
     draws = rng.multinomial(60, [repair, break_, 1 - repair - break_], size=4000)

@@ -110,9 +110,7 @@ def test_additions_come_after_the_discarded_sets():
     assert (decision.site, decision.columns) == (0, tuple(range(4, 10)))
 
 
-@pytest.mark.parametrize(
-    ("shots", "needed", "rounds"), [(1, 1, 1), (2, 3, 2), (3, 4, 2), (5, 8, 3), (15, 25, 3)]
-)
+@pytest.mark.parametrize(("shots", "needed", "rounds"), [(1, 1, 1), (2, 3, 2), (3, 4, 2), (5, 8, 3), (15, 25, 3)])
 def test_halves_are_rounded_down_and_empty_additions_left_out(shots, needed, rounds):
     rule = PaperRule(shots)
     assert rule.labels_needed == needed
@@ -215,9 +213,7 @@ def searches(draw):
     sites = draw(st.integers(1, 5))
     samples = rule.labels_needed + draw(st.integers(0, 4))
     values = draw(st.sampled_from([(0, 1), (0, 0.1, 0.2, 0.3), (-1, 0, 3)]))
-    cells = draw(
-        st.lists(st.sampled_from(values), min_size=(sites + 1) * samples, max_size=(sites + 1) * samples)
-    )
+    cells = draw(st.lists(st.sampled_from(values), min_size=(sites + 1) * samples, max_size=(sites + 1) * samples))
     return rule, np.array(cells, dtype=float).reshape(sites + 1, samples), draw(st.integers(0, 2**32))
 
 
