@@ -69,7 +69,7 @@ def extract_letter(text: str, n_options: int) -> int | None:
     """The option that an answer names by its letter, or None where that is not beyond doubt.
 
     Read are a letter alone ("B", "b.", "(B)"), one that opens a line ("B. red", "B because ..."), what is said to be
-    the answer ("The answer is B", "Answer: (b)", a boxed letter) and, failing these, what is chosen or bracketed
+    the answer ("The answer is B", "Answer: (b)", a boxed letter) and, where nothing is, what is chosen or bracketed
     ("I choose B", "... (B) ..."). Not read are the article "A", the pronoun "I", letters beyond the options, options
     that are ruled out, and texts that name several.
 
@@ -89,8 +89,10 @@ def extract_letter(text: str, n_options: int) -> int | None:
     alone = _ALONE.fullmatch(text)
     if alone:
         return _index({alone["letter"].upper()}, n_options)
-    strong = {*_said(_BOXED, text), *_said(_ANSWER, text), *_said(_LINE, text, opens_line=True)}
-    return _index(strong or {*_said(_CHOSEN, text), *_said(_BRACKETED, text)}, n_options)
+    opening = {*_said(_LINE, text, opens_line=True)}
+    answer = {*_said(_BOXED, text), *_said(_ANSWER, text)}
+    # A plain statement of the answer outweighs options that are merely mentioned on the way to it.
+    return _index(opening | (answer or {*_said(_CHOSEN, text), *_said(_BRACKETED, text)}), n_options)
 
 
 def extract_number(text: str) -> float | None:
