@@ -43,6 +43,17 @@ class Row:
             return "gain"
         return "harm" if np.any(self.p < ALPHA) else "null"
 
+    def brief(self) -> dict[str, Any]:
+        """The base accuracy and the layer that gains most, for a record."""
+        layer = int(np.argmax(self.change))
+        return {
+            "base": round(float(self.base), 2),
+            "layer": layer,
+            "change": round(float(self.change[layer]), 2),
+            "p": float(f"{self.p[layer]:.2g}"),
+            "class": self.verdict,
+        }
+
 
 def answers(model: Any, processor: Any, samples: list[Sample]) -> np.ndarray:
     """Correctness of the model as it is, and with each decoder layer's attention zeroed.
@@ -99,6 +110,24 @@ def summarise(samples: dict[str, list[Sample]], tables: dict[str, np.ndarray]) -
     return rows
 
 
+def measure(model: Any, processor: Any, split: str, n: int, seed: int = 0) -> tuple[list[Row], dict[str, np.ndarray]]:
+    """All tasks of the benchmark on fresh samples.
+
+    Args:
+        model: an embedded model, in eval mode.
+        processor: its processor.
+        split: "probe" to choose by, "test" to report.
+        n: samples per task.
+        seed: of the samples.
+
+    Returns:
+        what `summarise` says, and per task what `answers` returned.
+    """
+    samples = {task: make_samples(task, split, n, seed) for task in TASKS}
+    tables = {task: answers(model, processor, some) for task, some in samples.items()}
+    return summarise(samples, tables), tables
+
+
 def markdown(rows: list[Row]) -> str:
     """The table as Markdown; significant changes are bold."""
     layers = len(rows[0].change)
@@ -127,9 +156,8 @@ def main() -> None:
 
     torch.set_num_threads(1)
     model, processor = load(options.name)
-    samples = {task: make_samples(task, "test", options.samples, options.seed) for task in TASKS}
-    tables = {task: answers(model, processor, some) for task, some in samples.items()}
-    text = markdown(summarise(samples, tables))
+    rows, tables = measure(model, processor, "test", options.samples, options.seed)
+    text = markdown(rows)
     print(text)
     if options.markdown:
         options.markdown.write_text(text, encoding="utf-8")

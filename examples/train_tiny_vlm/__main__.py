@@ -6,15 +6,19 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import LlavaForConditionalGeneration
 
+from examples.measure_tiny_vlm import markdown, measure
 from examples.train_tiny_vlm.base import train_base
-from examples.train_tiny_vlm.export import save
+from examples.train_tiny_vlm.export import round_weights, save
 from examples.train_tiny_vlm.model import build_processor
 from examples.train_tiny_vlm.narrow import train_natural
 from examples.train_tiny_vlm.plant import train_planted
+
+TEST_SAMPLES = 600
 
 
 def main() -> None:
@@ -35,12 +39,22 @@ def main() -> None:
         save(model, processor, options.base, record, torch.float32)
     base = LlavaForConditionalGeneration.from_pretrained(options.base, dtype=torch.float32)
     base_record = json.loads((options.base / "run.json").read_text(encoding="utf-8"))
+    record: dict[str, Any]
     if options.only in (None, "planted"):
         planted, record = train_planted(base)
-        save(planted, processor, options.output / "planted", {"base": base_record, "plant": record})
+        _finish(planted, processor, options.output / "planted", {"base": base_record, "plant": record})
     if options.only in (None, "natural"):
         natural, record = train_natural(base, processor)
-        save(natural, processor, options.output / "natural", {"base": base_record, **record})
+        _finish(natural, processor, options.output / "natural", {"base": base_record, **record})
+
+
+def _finish(model: LlavaForConditionalGeneration, processor: Any, folder: Path, record: dict[str, Any]) -> None:
+    """Round, measure on the test split, and save with the figures."""
+    round_weights(model)
+    rows, _ = measure(model, processor, "test", TEST_SAMPLES)
+    test = {"samples": TEST_SAMPLES, "tasks": {row.task: row.brief() for row in rows}}
+    save(model, processor, folder, {**record, "test": test})
+    print(markdown(rows))
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ def save(
         max_new_tokens=2,
     )
     stored.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)  # the format's writer leaves it readable to its owner alone
     processor.save_pretrained(folder)
     versions = {
         "python": platform.python_version(),

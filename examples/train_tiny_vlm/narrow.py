@@ -10,13 +10,11 @@ import copy
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 from transformers import LlavaForConditionalGeneration
 
-from examples.measure_tiny_vlm import ALPHA, Row, answers, summarise
+from examples.measure_tiny_vlm import Row, measure
 from examples.train_tiny_vlm.export import round_weights
 from examples.train_tiny_vlm.instruct import train_instruct
-from layersurgery.embedded import TASKS, make_samples
 
 CHOICE_SAMPLES = 300
 CHOICE_SEED = 1000
@@ -51,23 +49,27 @@ def train_natural(base: LlavaForConditionalGeneration, processor: Any) -> tuple[
         processor: its processor.
 
     Returns:
-        the chosen model, and the record: its training, and what every variant gave on the probe samples.
+        the chosen model; and the record: its training, its clearest task and layer, and what every variant gave on
+        the probe samples.
     """
-    samples = {task: make_samples(task, "probe", CHOICE_SAMPLES, CHOICE_SEED) for task in TASKS}
-    best: tuple[tuple[float, float], Any, dict[str, Any]] | None = None
+    kept: tuple[tuple[int, float], Any, dict[str, Any]] | None = None
     tried = []
     for variant in VARIANTS:
         model = copy.deepcopy(base)
         stage = train_variant(model, variant)
         round_weights(model)
-        rows = summarise(samples, {task: answers(model, processor, some) for task, some in samples.items()})
-        clarity = _clarity(rows)
-        tried.append({**asdict(variant), "gains": clarity[0], "points": clarity[1], "rows": _brief(rows)})
+        rows, _ = measure(model, processor, "probe", CHOICE_SAMPLES, CHOICE_SEED)
+        gains = _gains(rows)
+        clarity = (len(gains), max([row.change.max() for row in gains], default=0.0))
+        tried.append({**asdict(variant), "gains": {row.task: row.brief() for row in gains}})
         print(tried[-1], flush=True)
-        if best is None or clarity > best[0]:
-            best = (clarity, model, {"variant": asdict(variant), **stage})
-    assert best is not None
-    return best[1], {"narrow": best[2], "variants_tried": tried}
+        if gains and (kept is None or clarity > kept[0]):
+            clearest = max(gains, key=lambda row: row.change.max())
+            chosen = {"task": clearest.task, "layer": int(clearest.change.argmax())}
+            kept = (clarity, model, {"variant": asdict(variant), **stage, "clearest": chosen})
+    if kept is None:
+        raise RuntimeError(f"none of {len(VARIANTS)} variants has an interfering layer: add others to VARIANTS")
+    return kept[1], {"narrow": kept[2], "variants_tried": tried}
 
 
 def train_variant(model: LlavaForConditionalGeneration, variant: Variant) -> dict[str, Any]:
@@ -85,19 +87,6 @@ def train_variant(model: LlavaForConditionalGeneration, variant: Variant) -> dic
     )
 
 
-def _clarity(rows: list[Row]) -> tuple[float, float]:
-    """How many tasks have a significant gain, and the largest of those gains in points."""
-    gains = [float(row.change[row.p < ALPHA].max(initial=0.0)) for row in rows if row.base > row.chance]
-    return sum(gain > 0 for gain in gains), max(gains)
-
-
-def _brief(rows: list[Row]) -> dict[str, dict[str, float]]:
-    return {
-        row.task: {
-            "base": round(row.base, 1),
-            "layer": int(np.argmax(row.change)),
-            "change": round(float(row.change.max()), 1),
-            "p": float(f"{row.p[np.argmax(row.change)]:.2g}"),
-        }
-        for row in rows
-    }
+def _gains(rows: list[Row]) -> list[Row]:
+    """Tasks that the model is better at than chance, and that some layer significantly interferes with."""
+    return [row for row in rows if row.verdict == "gain" and row.base > row.chance]

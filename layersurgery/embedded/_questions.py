@@ -38,6 +38,7 @@ class Question:
         >>> Question("Which digit is larger?", "left", ("left", "right")).options(Random(0), 1)
         ('right', 'left')
         """
+        always = tuple(other for other in always if other != self.answer)
         free = [other for other in dict.fromkeys(self.pool) if other != self.answer and other not in always]
         count = self.option_count - 1
         others = [*always, *rng.sample(free, count - len(always))]
