@@ -124,7 +124,7 @@ def intervention_from_dict(data: dict[str, Any]) -> Intervention:
     """
     settings = dict(data)
     name = settings.pop("name", None)
-    known = interventions()
+    known = _registry if name in _registry else interventions()
     if name not in known:
         near = difflib.get_close_matches(str(name), known, 2)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
