@@ -1,0 +1,191 @@
+"""The heart: putting other tensors in place of parameters, and the very same parameters back.
+
+A *slot* is one entry of one module's parameter table. While surgeries are in force, the ledger remembers for each slot
+the parameter that was there first and, in order, what each surgery put on top of it. The value in the slot is always
+that of the surgeries in force, applied in order to the original; so surgeries can be lifted in any order. Original
+tensors are never written to: restoring puts the same object back.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import warnings
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from layersurgery.errors import LayerSurgeryWarning, SurgeryError
+from layersurgery.interventions import Place
+from layersurgery.surgery._step import Step
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One entry of a module's parameter table, and what is to be done there."""
+
+    module: nn.Module
+    name: str
+    place: Place
+    step: Step
+
+
+@dataclass(frozen=True)
+class _Overlay:
+    token: int
+    order: int
+    step: Step
+    place: Place
+    value: nn.Parameter
+
+
+@dataclass
+class _State:
+    original: nn.Parameter
+    overlays: list[_Overlay]
+
+    def top(self) -> nn.Parameter:
+        return self.overlays[-1].value if self.overlays else self.original
+
+
+# Keyed weakly by module, and nothing in a value refers to a module: a model that is dropped takes its entries along.
+_states: weakref.WeakKeyDictionary[nn.Module, dict[str, _State]] = weakref.WeakKeyDictionary()
+_lock = threading.RLock()
+_tokens = itertools.count(1)
+
+
+def put(slots: Sequence[Slot]) -> int:
+    """Put the interventions' tensors into all slots, or into none; returns the token that lifts them again.
+
+    Raises:
+        SurgeryError: if an intervention gives a tensor that does not fit. What an intervention raises passes through.
+    """
+    with _lock:
+        token = next(_tokens)
+        overlays = _prepare(slots, token)
+        try:
+            for slot, overlay in zip(slots, overlays, strict=True):
+                states = _states.setdefault(slot.module, {})
+                state = states.setdefault(slot.name, _State(_parameter(slot.module, slot.name), []))
+                state.overlays.append(overlay)
+                set_parameter(slot.module, slot.name, overlay.value)
+        except BaseException:  # an interrupt too: the model must not stay half changed
+            lift(token, slots)
+            raise
+        return token
+
+
+def lift(token: int, slots: Iterable[Slot]) -> None:
+    """Take away what `put` put there under this token. Doing it twice does nothing more."""
+    try:
+        _lift(token, slots)
+    except BaseException:  # a second interrupt must not stop the restoration half-way
+        _lift(token, slots)
+        raise
+
+
+def original(module: nn.Module, name: str) -> nn.Parameter:
+    """The parameter that a slot holds when nothing is in force. What is tied to what is read from these."""
+    state = _states.get(module, {}).get(name)
+    return _parameter(module, name) if state is None else state.original
+
+
+def in_force(modules: Iterable[nn.Module]) -> list[Step]:
+    """The steps in force on these modules, each once per surgery, in the order in which they were applied."""
+    with _lock:
+        overlays = [o for m in modules for state in _states.get(m, {}).values() for o in state.overlays]
+    first: dict[tuple[int, int], _Overlay] = {}
+    for overlay in sorted(overlays, key=lambda o: (o.token, o.order)):
+        first.setdefault((overlay.token, id(overlay.step)), overlay)
+    return [overlay.step for overlay in first.values()]
+
+
+def _prepare(slots: Sequence[Slot], token: int) -> list[_Overlay]:
+    """Every new tensor, before any slot is touched. One parameter in several slots of a site stays one parameter."""
+    current: dict[tuple[int, str], nn.Parameter] = {}
+    made: dict[tuple[int, int], nn.Parameter] = {}
+    overlays = []
+    for order, slot in enumerate(slots):
+        key = (id(slot.module), slot.name)
+        below = current[key] if key in current else _parameter(slot.module, slot.name)
+        shared = (id(below), id(slot.step))
+        if shared not in made:
+            made[shared] = _replacement(below, slot.step, slot.place)
+        current[key] = made[shared]
+        overlays.append(_Overlay(token, order, slot.step, slot.place, made[shared]))
+    return overlays
+
+
+def _replacement(below: nn.Parameter, step: Step, place: Place) -> nn.Parameter:
+    # A surgery may be entered inside inference mode; its tensors must be ordinary ones, usable after it as well.
+    with torch.inference_mode(False), torch.no_grad():
+        value = step.do.replace(below.detach(), place)
+        expected = (below.shape, below.dtype, below.device)
+        if not isinstance(value, torch.Tensor) or (value.shape, value.dtype, value.device) != expected:
+            got = (value.shape, value.dtype, value.device) if isinstance(value, torch.Tensor) else type(value).__name__
+            raise SurgeryError(
+                f"{step.do!r} gave {got} for {place.site}.{place.name}, which needs {expected}; "
+                "an intervention must keep shape, dtype and device"
+            )
+        if value.untyped_storage().data_ptr() == below.untyped_storage().data_ptr():
+            value = value.clone()  # handing back the parameter's own memory would let later writes reach the original
+        return nn.Parameter(value.detach(), requires_grad=below.requires_grad)
+
+
+def _lift(token: int, slots: Iterable[Slot]) -> None:
+    with _lock:
+        for slot in slots:
+            states = _states.get(slot.module, {})
+            state = states.get(slot.name)
+            if state is None:
+                continue
+            if any(overlay.token == token for overlay in state.overlays):
+                state.overlays = _without(state, token)
+            set_parameter(slot.module, slot.name, state.top())
+            if not state.overlays:
+                del states[slot.name]
+            if not states:
+                _states.pop(slot.module, None)
+
+
+def _without(state: _State, token: int) -> list[_Overlay]:
+    """The other surgeries' overlays; what lay above the lifted one now acts on what lay below it."""
+    kept: list[_Overlay] = []
+    moved = False
+    for overlay in state.overlays:
+        if overlay.token == token:
+            moved = True
+            continue
+        below = kept[-1].value if kept else state.original
+        kept.append(_rebased(overlay, below) if moved else overlay)
+    return kept
+
+
+def _rebased(overlay: _Overlay, below: nn.Parameter) -> _Overlay:
+    try:
+        return replace(overlay, value=_replacement(below, overlay.step, overlay.place))
+    except Exception as error:  # a restoration must go through: the old value stays, and the user hears of it
+        warnings.warn(
+            f"{overlay.step} could not be computed anew after a surgery below it was lifted ({error}); it keeps "
+            f"its value",
+            LayerSurgeryWarning,
+            stacklevel=2,
+        )
+        return overlay
+
+
+def _parameter(module: nn.Module, name: str) -> nn.Parameter:
+    parameter = module._parameters[name]
+    assert parameter is not None  # slots are made of existing parameters only
+    return parameter
+
+
+def set_parameter(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    """Put a parameter into a slot that exists, whatever was there."""
+    if isinstance(module, nn.RNNBase):
+        setattr(module, name, parameter)  # keeps the flat weight list that its kernels read in step
+    else:
+        module._parameters[name] = parameter  # in place: the order of the state dict stays
