@@ -1,16 +1,20 @@
 """Search: decide from a few scored samples which site to knock out, if any. The rules know numpy only."""
 
 from layersurgery.search._decision import Decision, Rule
+from layersurgery.search._finding import Finding
 from layersurgery.search._intervals import Interval, paired_interval
 from layersurgery.search._oracle import Oracle, TableOracle
 from layersurgery.search._paper import PaperRule
+from layersurgery.search._talo import talo
 
 __all__ = [
+    "talo",
+    "Finding",
     "Decision",
-    "Interval",
-    "Oracle",
-    "PaperRule",
     "Rule",
+    "PaperRule",
+    "Oracle",
     "TableOracle",
+    "Interval",
     "paired_interval",
 ]

@@ -149,7 +149,7 @@ def _evaluate(oracle: Oracle, base: Reading, columns: list[int]) -> tuple[np.nda
 
 def _reason(leaders: tuple[int, ...], n: int) -> str:
     if not leaders:
-        return f"no site gains on {n} probe samples, after both additions"
+        return f"no site gains on {n} probe samples"
     if len(leaders) == 1:
         return f"the largest gain on {n} probe samples, and the only one of its size"
     return f"the last of {len(leaders)} sites that still tie for the largest gain on {n} probe samples"
