@@ -25,7 +25,7 @@ class Cells:
 
     def missing(self, row: int, columns: Iterable[int]) -> list[int]:
         """Which of these columns were not evaluated in this row."""
-        return [column for column in columns if np.isnan(self.correct[row, column])]
+        return [column for column in dict.fromkeys(columns) if np.isnan(self.correct[row, column])]
 
     def store(self, row: int, columns: list[int], scores: Scores) -> None:
         """Keep what a scorer said of these columns."""
