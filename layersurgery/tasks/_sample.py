@@ -49,7 +49,9 @@ class Sample:
         object.__setattr__(self, "options", tuple(self.options))
         object.__setattr__(self, "images", tuple(self.images))
         if len(self.options) > len(LETTERS):
-            raise SampleError(f"sample {self.id!r} has {len(self.options)} options; at most {len(LETTERS)} can be lettered")
+            raise SampleError(
+                f"sample {self.id!r} has {len(self.options)} options; at most {len(LETTERS)} can be lettered"
+            )
         if not self.options:
             return
         right = self.answer
