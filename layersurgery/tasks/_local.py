@@ -16,9 +16,9 @@ from layersurgery.tasks._sample import LETTERS, Sample
 def load_samples(path: str | Path, *, task: str | None = None) -> list[Sample]:
     """Read labelled questions from a `.jsonl` or `.parquet` file.
 
-    Each row has the fields `question` and `answer`, and may have `options` (a list of texts), `image` or `images` (paths
-    relative to the file, or the bytes that `datasets` stores), `id`, `task` and `group`. With options, `answer` is the
-    letter of the right one, its text, or its index counted from 0.
+    Each row has the fields `question` and `answer`, and may have `options` (a list of texts), `image` or `images`
+    (paths relative to the file, or the bytes that `datasets` stores), `id`, `task` and `group`. With options, `answer`
+    is the letter of the right one, its text, or its index counted from 0.
 
     Args:
         path: the file.
@@ -112,8 +112,8 @@ def _answer(answer: Any, options: tuple[str, ...], where: str) -> int:
     if len(meant) != 1:
         said = "fits several" if meant else "is none"
         raise SampleError(
-            f"{where}: answer {answer!r} {said} of the options {list(options)}; give the letter, the text or the index of "
-            "the right one"
+            f"{where}: answer {answer!r} {said} of the options {list(options)}; give the letter, the text or the index "
+            "of the right one"
         )
     return meant.pop()
 

@@ -1,0 +1,55 @@
+"""How the demo looks in a terminal."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+
+def width() -> int:
+    """Columns to write in: the terminal's, at most 100."""
+    return min(100, shutil.get_terminal_size((100, 24)).columns)
+
+
+def title(text: str) -> str:
+    """A heading with a line below it, after an empty line; bold where the terminal can."""
+    bold = sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    return f"\n\033[1m{text}\033[0m\n{'─' * len(text)}" if bold else f"\n{text}\n{'-' * len(text)}"
+
+
+def paragraph(text: str) -> str:
+    """Text wrapped to the screen."""
+    return textwrap.fill(text, width())
+
+
+def table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows under the names of their fields.
+
+    >>> print(table([{"before": "A", "after": "B"}]))
+    before  after
+    A       B
+    """
+    if not rows:
+        return "none"
+    names = list(rows[0])
+    widths = [max(len(name), *(len(row[name]) for row in rows)) for name in names]
+    lines = [names, *([row[name] for name in names] for row in rows)]
+    return "\n".join(
+        "  ".join(cell.ljust(size) for cell, size in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def progress(items: Iterable[Any], label: str, show: bool) -> Iterable[Any]:
+    """The items, with a bar and the time left on a terminal."""
+    from tqdm.auto import tqdm
+
+    return tqdm(list(items), desc=label, disable=None if show else True, leave=False, dynamic_ncols=True)
+
+
+def yes(value: bool) -> str:
+    """A word for a truth value."""
+    return "yes" if value else "NO"
