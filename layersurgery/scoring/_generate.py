@@ -21,24 +21,21 @@ from layersurgery.tasks import Sample
 
 Extract = Callable[[str, int], "int | None"]
 
-# Plain greedy decoding, said in full: whatever is left open would be filled in from the checkpoint's own settings.
+# Plain greedy decoding, said in full: whatever is left open is filled in from the checkpoint's own settings. None
+# switches a setting off, and is ignored by versions of transformers that do not know it.
 _GREEDY: dict[str, Any] = {
     "do_sample": False,
     "num_beams": 1,
     "num_return_sequences": 1,
-    "temperature": 1.0,
+    **dict.fromkeys(("temperature", "typical_p", "top_p"), 1.0),
     "top_k": 50,
-    "top_p": 1.0,
-    "typical_p": 1.0,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
-    "repetition_penalty": 1.0,
-    "encoder_repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "encoder_no_repeat_ngram_size": 0,
-    "length_penalty": 1.0,
+    **dict.fromkeys(("min_p", "top_h", "epsilon_cutoff", "eta_cutoff", "penalty_alpha", "guidance_scale")),
+    **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty", "length_penalty"), 1.0),
+    **dict.fromkeys(("no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), 0),
+    **dict.fromkeys(("exponential_decay_length_penalty", "sequence_bias", "watermarking_config")),
     "early_stopping": False,
-    "return_dict_in_generate": False,
+    **dict.fromkeys(("max_length", "max_time", "min_length", "min_new_tokens", "stop_strings", "forced_eos_token_id")),
+    **dict.fromkeys(("return_dict_in_generate", "output_scores", "output_logits"), False),
     "disable_compile": True,  # the model changes between calls
 }
 
@@ -51,9 +48,9 @@ class GenerationScorer:
     an exact match (`exact_match`). What cannot be read is wrong, never guessed: `answered` says which. `text` holds the
     answers, stripped. The paper's way of scoring [A].
 
-    Decoding is plain greedy whatever the checkpoint's generation settings say (no sampling, beams or penalties); only
-    its special tokens are used. Processed inputs of the last call are kept (at most 1 GiB) for the next call on the
-    same sample objects.
+    Decoding is plain greedy whatever the checkpoint's generation settings say (no sampling, beams, penalties or length
+    limits); only its special tokens and those that it must not write are heeded. Processed inputs of the last call are
+    kept (at most 1 GiB) for the next call on the same sample objects.
 
     Args:
         processor: the model's Hugging Face processor, or the tokenizer of a text model; never changed.
@@ -160,9 +157,11 @@ class GenerationScorer:
         tokenizer = _inputs.tokenizer_of(self.processor)
         inputs = _inputs.place(batch.inputs, module)
         given = 1 if _inputs.is_encoder_decoder(module) else inputs["input_ids"].shape[1]
-        config = _generation_config(module, tokenizer, given, self.max_new_tokens)
+        settings = {**_GREEDY, "max_new_tokens": self.max_new_tokens, "pad_token_id": _inputs.pad_id(tokenizer)}
+        if getattr(getattr(module, "generation_config", None), "eos_token_id", None) is None:
+            settings["eos_token_id"] = tokenizer.eos_token_id
         with torch.no_grad():
-            output = module.generate(**inputs, generation_config=config)  # pyright: ignore[reportCallIssue]
+            output = module.generate(**inputs, **settings)  # pyright: ignore[reportCallIssue]
         return [tokenizer.decode(row[given:], skip_special_tokens=True).strip() for row in output]
 
     def _judge(self, sample: Sample, text: str) -> tuple[bool, bool]:
@@ -182,20 +181,3 @@ class _Batch:
 
     inputs: dict[str, Any]
     positions: list[int]
-
-
-def _generation_config(module: nn.Module, tokenizer: Any, given: int, length: int) -> Any:
-    from transformers import GenerationConfig
-
-    saved = getattr(module, "generation_config", None)
-    end = getattr(saved, "eos_token_id", None)
-    # A checkpoint that limits the total length would make transformers print a warning at every call, were the number
-    # of new tokens set beside it.
-    total = getattr(saved, "max_length", None) is not None and getattr(saved, "max_new_tokens", None) is None
-    limit = {"max_length": given + length} if total else {"max_new_tokens": length}
-    return GenerationConfig(
-        **_GREEDY,
-        **limit,
-        pad_token_id=_inputs.pad_id(tokenizer),
-        eos_token_id=tokenizer.eos_token_id if end is None else end,
-    )

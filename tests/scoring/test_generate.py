@@ -38,7 +38,7 @@ def text_case(name):
     make, template, _ = TEXT[name]
     model, tokenizer, samples = getattr(tiny, name)(), make(), tuple(tiny.samples(8))
     start = STARTS.get(name)
-    length = 6 if name != "bart" else 4  # BART is forced to begin and to end with special tokens, which count
+    length = 6 if name != "bart" else 5  # BART is forced to begin with a special token, which counts
     texts = []
     for sample in samples:
         inputs = dict(tokenizer(template.format(message(sample)), return_tensors="pt"))
@@ -58,7 +58,7 @@ def test_text_models_write_as_by_hand(name, batch_size):
 @functools.cache
 def vision_case(name):
     model, processor = getattr(tiny, name)(), VISION[name]()
-    pictures = lambda n: tuple(tiny.picture(n + k, (16 + 8 * (n % 3), 24)) for k in range(n % 3))  # noqa: E731
+    pictures = lambda n: tuple(tiny.picture(n + k, (16 + 24 * (n % 2), 24 + 8 * k)) for k in range(n % 3))  # noqa: E731
     samples, texts = tuple(tiny.samples(7, pictures)), []
     for sample in samples:
         text = "<user>" + "<image>\n" * len(sample.images) + message(sample) + "\n<assistant>"
@@ -83,10 +83,11 @@ class Scripted:
     def __init__(self, tokenizer, answers):
         self.tokenizer, self.answers = tokenizer, list(answers)
 
-    def __call__(self, input_ids, generation_config, **_):
+    def __call__(self, input_ids, pad_token_id, **_):
+        assert not torch.is_grad_enabled()
         rows = [self.tokenizer(self.answers.pop(0))["input_ids"] for _ in input_ids]
         width = max(map(len, rows))
-        written = torch.tensor([[*row, *[generation_config.pad_token_id] * (width - len(row))] for row in rows])
+        written = torch.tensor([[*row, *[pad_token_id] * (width - len(row))] for row in rows])
         return torch.cat([input_ids, written], 1)
 
 
@@ -129,6 +130,21 @@ def test_an_extractor_that_returns_letters_is_refused(monkeypatch):
         GenerationScorer(tokenizer, extract=lambda text, n: "A")(model, tiny.samples(1))
 
 
+@pytest.fixture
+def said(monkeypatch):
+    """What transformers logs about generation."""
+    from transformers.utils import logging
+
+    messages: list[str] = []
+    level = logging.get_verbosity()
+    logging.set_verbosity_warning()
+    for name in ("generation.utils", "generation.configuration_utils"):
+        log = logging.get_logger(f"transformers.{name}")
+        monkeypatch.setattr(log, "handle", lambda record: messages.append(record.getMessage()))
+    yield messages
+    logging.set_verbosity(level)
+
+
 @pytest.mark.parametrize(
     "saved",
     [
@@ -138,17 +154,13 @@ def test_an_extractor_that_returns_letters_is_refused(monkeypatch):
         {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1},
         {"num_beams": 3, "early_stopping": True, "length_penalty": 3.0, "num_return_sequences": 2},
         {"return_dict_in_generate": True, "output_scores": True, "max_new_tokens": 2},
+        {"max_length": 500, "max_new_tokens": 2, "min_new_tokens": 9, "min_length": 99, "forced_eos_token_id": 2},
     ],
 )
-def test_the_checkpoints_generation_settings_neither_matter_nor_warn(saved, recwarn, monkeypatch):
+def test_the_checkpoints_generation_settings_neither_matter_nor_warn(saved, recwarn, monkeypatch, said):
     from transformers import GenerationConfig
-    from transformers.utils import logging
 
     model, make, samples, texts = text_case("llama")
-    said: list[str] = []
-    for name in ("generation.utils", "generation.configuration_utils"):
-        log = logging.get_logger(f"transformers.{name}")
-        monkeypatch.setattr(log, "handle", lambda record: said.append(record.getMessage()))
     config = GenerationConfig(pad_token_id=0, eos_token_id=2)
     for key, value in saved.items():
         setattr(config, key, value)
@@ -161,6 +173,16 @@ def test_the_checkpoints_generation_settings_neither_matter_nor_warn(saved, recw
     assert model.generation_config is config
     assert config.to_dict() == before
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_plain_call_would_have_warned(said):
+    """The test above can fail."""
+    from transformers import GenerationConfig
+
+    model = tiny.llama()
+    model.generation_config.max_length = 10
+    model.generate(torch.tensor([[1, 7]]), generation_config=GenerationConfig(max_new_tokens=2))
+    assert "max_length" in said[0]
 
 
 def test_an_end_token_ends_the_answer(monkeypatch):
