@@ -41,7 +41,7 @@ doctests: $(VENV)/.test ## Run the examples in docstrings
 	$(RUN) -m pytest --doctest-modules layersurgery
 
 docs: $(VENV)/.dev ## Build the documentation into site/; a warning is an error
-	$(RUN) -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 check: lint types docs doctests test ## All that the continuous checks run
 
@@ -54,7 +54,7 @@ $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "layersurgery needs Python 3.10 or newer, and $(PYTHON) is older; run: make PYTHON=/path/to/python3.10 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --upgrade 'pip>=25.1' || \
+	@$(RUN) -m pip install --quiet --upgrade 'pip>=25.1' || \
 	  { echo "pip 25.1 or newer could not be installed; check the network and the settings of pip ('pip config list')" >&2; exit 1; }
 	@touch $@
 

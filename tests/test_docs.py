@@ -35,11 +35,6 @@ class CodeBlock:
     def runs(self):
         return self.is_python and "no-run" not in self.words
 
-    def run(self, namespace):
-        """With the page's line numbers, so that a failure points into it."""
-        program = compile("\n" * (self.line - 1) + self.code, str(self.page), "exec", dont_inherit=True)
-        exec(program, namespace)
-
 
 def code_blocks(page):
     text = page.read_text(encoding="utf-8")
@@ -63,11 +58,19 @@ def as_it_was(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(b.runs for b in code_blocks(page))], ids=name_of)
-def test_the_pages_code_runs(page, as_it_was):
-    namespace = {"__name__": f"docs.{page.stem}"}
+def test_the_pages_code_runs(page, as_it_was, tmp_path):
+    """As one program, in a file with the page's line numbers: failures point there, and nnsight reads its callers."""
+    lines = [""] * len(page.read_text(encoding="utf-8").splitlines())
     for block in code_blocks(page):
         if block.runs:
-            block.run(namespace)
+            code = block.code.splitlines()
+            lines[block.line - 1 : block.line - 1 + len(code)] = code
+    program = tmp_path / f"{page.stem}.md.py"
+    program.write_text("\n".join(lines), encoding="utf-8")
+    exec(
+        compile(program.read_text(encoding="utf-8"), str(program), "exec", dont_inherit=True),
+        {"__name__": "docs_page"},
+    )
 
 
 def test_code_that_does_not_run_is_rare_and_says_why():
