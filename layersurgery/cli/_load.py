@@ -71,8 +71,8 @@ def _config(name: str) -> Any:
         return transformers.AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"no model {name!r}: not an embedded one ({', '.join(CHECKPOINTS)}), not a folder with a config.json, and the "
-            f"hub gave none ({_first_sentence(error)})"
+            f"no model {name!r}: not an embedded one ({', '.join(CHECKPOINTS)}), not a folder with a config.json, and "
+            f"the hub gave none ({_first_sentence(error)})"
         ) from error
 
 

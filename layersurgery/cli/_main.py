@@ -33,10 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say("interrupted; the model was restored, nothing was written over", FAILED)
     except TaskError as error:
         return _failed(error, USAGE, options.debug)
-    except (LayerSurgeryError, ImportError, OSError, MemoryError) as error:
-        return _failed(error, FAILED, options.debug)
     except Exception as error:
-        error.add_note("an error inside layersurgery") if hasattr(error, "add_note") else None
         return _failed(error, FAILED, options.debug)
     return DONE
 
@@ -101,8 +98,8 @@ def _add_talo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser = commands.add_parser(
         "talo",
         help="find the layer whose knock-out helps a task",
-        description="Task-Adaptive Layer Knockout: search on a small probe set, then check on held-out samples. Without "
-        "--data, TASK is one of the embedded benchmark's, and the check is on its test split.",
+        description="Task-Adaptive Layer Knockout: search on a small probe set, then check on held-out samples. "
+        "Without --data, TASK is one of the embedded benchmark's, and the check is on its test split.",
     )
     _add_model(parser)
     parser.add_argument(

@@ -46,7 +46,9 @@ class Scores:
         if self.text is not None:
             object.__setattr__(self, "text", tuple(self.text))
             if len(self.text or ()) != n:
-                raise ScoringError(f"Scores.text has {len(self.text or ())} entries for {n} scores; give one per sample")
+                raise ScoringError(
+                    f"Scores.text has {len(self.text or ())} entries for {n} scores; give one per sample"
+                )
 
     def __len__(self) -> int:
         return len(self.correct)

@@ -57,8 +57,8 @@ class Sample:
         right = self.answer
         if isinstance(right, bool) or not isinstance(right, int) or not 0 <= right < len(self.options):
             raise SampleError(
-                f"sample {self.id!r}: answer {right!r} is not one of its {len(self.options)} options; give the index of "
-                f"the right option, 0 to {len(self.options) - 1}"
+                f"sample {self.id!r}: answer {right!r} is not one of its {len(self.options)} options; give the index "
+                f"of the right option, 0 to {len(self.options) - 1}"
             )
 
     @property

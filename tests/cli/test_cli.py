@@ -1,0 +1,236 @@
+"""The command line, run as a user runs it: as a process, on the embedded models and on local folders and files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import layersurgery as ls
+from layersurgery.embedded import TASKS, make_samples
+from tests import models
+
+
+def run(*words, **settings):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **settings.pop("env", {})}
+    command = [sys.executable, "-m", "layersurgery", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, **settings)
+
+
+def ok(*words):
+    done = run(*words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def failing(code, message, *words):
+    done = run(*words)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert done.stdout == ""
+    assert message in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A local checkpoint of a real class, with no processor."""
+    path = tmp_path_factory.mktemp("checkpoint")
+    models.built("qwen2_vl").save_pretrained(path)
+    return path
+
+
+def test_help_is_quick():
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        assert "inspect" in ok("--help")
+        times.append(time.perf_counter() - start)
+    assert statistics.median(times) < 1
+    for command in ("inspect", "talo", "demo"):
+        assert "--json" in ok(command, "--help")
+    assert ok("--version").strip() == f"layersurgery {ls.__version__}"
+
+
+def test_the_installed_command_is_the_same():
+    done = subprocess.run(
+        ["layersurgery", "--version"], capture_output=True, text=True, check=False, env=_with_scripts()
+    )
+    assert done.stdout.strip() == f"layersurgery {ls.__version__}"
+
+
+def _with_scripts():
+    return {**os.environ, "PATH": str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]}
+
+
+def test_inspect(folder):
+    text = ok("inspect", folder)
+    assert "Qwen2VLForConditionalGeneration" in text
+    assert "model.language_model.layers.2.self_attn" in text
+    assert "meta" not in text
+    vision = json.loads(ok("inspect", folder, "--tower", "vision", "--role", "mlp", "--json"))
+    assert [site["path"] for site in vision["sites"]] == [f"model.visual.blocks.{index}.mlp" for index in range(2)]
+    assert len(json.loads(ok("inspect", "natural", "--pattern", "*.o_proj", "--json"))["sites"]) == 8
+
+
+def test_inspect_needs_no_weights(folder, tmp_path):
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    assert "self_attn" in ok("inspect", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "words"),
+    [
+        (2, "the following arguments are required: COMMAND", ()),
+        (2, "invalid choice: 'operate'", ("operate",)),
+        (2, "the following arguments are required: MODEL", ("inspect",)),
+        (2, "'-3' is not a whole number", ("talo", "natural", "--shots=-3")),
+        (2, "'many' is not a whole number", ("talo", "natural", "--confirm", "many")),
+        (2, "--task is needed without --data; the embedded tasks are digit_name", ("talo", "natural")),
+        (2, "no task 'shape_cont': did you mean 'shape_count'", ("talo", "natural", "--task", "shape_cont")),
+        (1, "no model './nowhere'", ("inspect", "./nowhere")),
+        (1, "no tower 'audio'", ("inspect", "natural", "--tower", "audio")),
+        (1, "near misses", ("inspect", "natural", "--pattern", "self_attn")),
+        (
+            1,
+            "unknown intervention 'zeros' (did you mean 'zero'?)",
+            ("talo", "natural", "--task", "digit_sum", "--do", "zeros"),
+        ),
+        (1, "there is no file nowhere.jsonl", ("talo", "natural", "--data", "nowhere.jsonl")),
+        (1, "unknown dtype 'float3'", ("talo", "natural", "--task", "digit_sum", "--dtype", "float3")),
+    ],
+)
+def test_errors_are_one_line_and_exit_codes_tell_them_apart(code, message, words):
+    stderr = failing(code, message, *words)
+    assert len(stderr.strip().splitlines()) == 1 or stderr.startswith("usage:")
+
+
+def test_debug_shows_the_traceback():
+    done = run("inspect", "natural", "--tower", "audio", "--debug")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def test_talo_on_the_planted_layer(tmp_path):
+    out = tmp_path / "out"
+    words = ("talo", "planted", "--task", "digit_name", "--shots", "10", "--confirm", "50", "--output", out)
+    text = ok(*words)
+    assert text.startswith("Knock out: zero model.language_model.layers.")
+    record = json.loads((out / "finding.json").read_text())
+    assert record["confirm"]["gain"] > 0.3
+    assert record["confirm"]["samples"] == 50
+    assert str(ls.Surgery.from_pretrained(out)) == record["surgery"]
+    again = json.loads(ok(*words, "--json"))
+    assert {**again, "seconds": 0, "text": ""} == {**record, "seconds": 0, "text": ""}  # same seed, same numbers
+
+
+def test_talo_on_ones_own_file(tmp_path):
+    """JSONL with image paths, another scorer, another intervention and other sites."""
+    lines = []
+    for number, sample in enumerate(make_samples("shape_kind", "test", 40)):
+        name = f"{number}.png"
+        sample.images[0].save(tmp_path / name)
+        row = {
+            "question": sample.question,
+            "options": sample.options,
+            "answer": sample.letter,
+            "image": name,
+            "task": "kinds",
+        }
+        lines.append(json.dumps(row))
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines))
+    data = ("--data", tmp_path / "mine.jsonl", "--task", "kinds")
+    words = ("--shots", "8", "--scorer", "generate", "--do", "uniform", "--role", "mlp", "--confirm", "20", "--json")
+    record = json.loads(ok("talo", "natural", *data, *words))
+    assert record["sites"] == 8
+    assert 0 <= record["probe"]["base"] <= 1
+    failing(
+        1,
+        "may need 35 labelled samples, and confirm=20 keeps 20 away from it: 55 in all; there are 40",
+        "talo",
+        "natural",
+        *data,
+        "--confirm",
+        "20",
+    )
+    failing(2, "no row of task 'kind': did you mean 'kinds'", "talo", "natural", *data[:2], "--task", "kind")
+
+
+def test_talo_on_a_local_folder_of_another_class(tmp_path):
+    """A text model with a real tokenizer, loaded from a folder as from the hub."""
+    from tests.scoring import tiny
+
+    tokenizer = tiny.tokenizer()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = models.llama(vocab_size=len(tokenizer))
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    rows = [{"question": "red", "options": ["red", "blue"], "answer": index % 2} for index in range(20)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    record = json.loads(ok("talo", tmp_path / "model", "--data", tmp_path / "rows.jsonl", "--shots", "8", "--json"))
+    assert record["sites"] == 3
+
+
+def test_ctrl_c_is_a_clean_message():
+    words = [sys.executable, "-m", "layersurgery", "talo", "natural", "--task", "shape_count", "--confirm", "20000"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        time.sleep(6)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert stdout == ""
+    assert "interrupted; the model was restored" in stderr
+    assert "Traceback" not in stderr
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    out = tmp_path_factory.mktemp("demo")
+    start = time.perf_counter()
+    done = run("demo", "--output", out, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), out, time.perf_counter() - start
+
+
+def test_demo_tells_the_three_stories(demo):
+    report, _, _ = demo
+    natural, planted, nothing = report["findings"]
+    assert natural["verdict"] == planted["verdict"] == "knock out"
+    assert natural["confirm"]["interval"]["low"] > 0  # on 500 samples that the search never saw
+    assert planted["confirm"]["gain"] > 0.5
+    assert nothing["verdict"] == "keep"
+    assert {found["task"] for found in report["findings"]} <= set(TASKS)
+    assert all(found["confirm"]["samples"] == 500 for found in (natural, planted))
+
+
+def test_demo_leaves_what_it_says(demo):
+    report, out, _ = demo
+    assert report["restored"] is True
+    assert report["file"]["same"] is True
+    assert ls.Surgery.from_pretrained(out).sites[0].path == report["findings"][0]["site"]["path"]
+    assert (out / "heatmap.png").read_bytes().startswith(b"\x89PNG")
+    assert len(report["map"]["tasks"]) == 13
+    assert len(report["map"]["points"][0]) == len(report["sites"]) == 8
+    assert len(report["answers"]) == 3
+    assert all(row["before"] != row["after"] for row in report["answers"])
+    assert json.loads((out / "demo.json").read_text()) == report
+
+
+def test_demo_for_people(tmp_path):
+    text = ok("demo", "--output", tmp_path)
+    for words in ("model.language_model.layers.0.self_attn", "paired interval", "before  after", "Restored", "done in"):
+        assert words in text
+    assert "\033" not in text  # not a terminal: no colours

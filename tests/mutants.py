@@ -1,0 +1,214 @@
+"""Break the library on purpose, one line at a time, and see the tests fail: `python -m tests.mutants`.
+
+Each mutant removes or changes a line that an invariant rests on, in a copy of the tree, and runs the tests that should
+notice. A mutant that survives is a hole in the tests, and the exit code is then 1.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+REVERSIBLE = "tests/surgery/test_reversible.py"
+SURGERY = "tests/surgery/test_surgery.py"
+SWEEP = "tests/sweeps/test_sweep.py"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    what: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+LEDGER, BLOCK, RESOLVE = (f"layersurgery/surgery/_{name}.py" for name in ("ledger", "surgery", "resolve"))
+WATCH, ORACLE = "layersurgery/sweeps/_watch.py", "layersurgery/sweeps/_oracle.py"
+MUTANTS = [
+    Mutant(
+        "1, 2: the parameter is not put back",
+        LEDGER,
+        "            set_parameter(slot.module, slot.name, state.top())\n",
+        "",
+        f"{REVERSIBLE} -k leaves_no_trace",
+    ),
+    Mutant("2: a block is not lifted on exit", BLOCK, "        cast(Handle, self._handle).remove()\n", "", REVERSIBLE),
+    Mutant(
+        "2: a failed attachment is not rolled back",
+        LEDGER,
+        "            lift(token, slots)\n            raise\n        return token",
+        "            raise\n        return token",
+        REVERSIBLE,
+    ),
+    Mutant(
+        "2: an interrupted restoration is not finished",
+        LEDGER,
+        "        _lift(token, slots)\n        raise\n",
+        "        raise\n",
+        f"{REVERSIBLE} -k every_step",
+    ),
+    Mutant(
+        "2: a block dropped at entry stays in force",
+        BLOCK,
+        "        self._safety = weakref.finalize(self, self._handle.remove)\n",
+        "        self._safety = weakref.finalize(self, lambda: None)\n",
+        f"{REVERSIBLE} -k dropped",
+    ),
+    Mutant(
+        "2: lifting out of order leaves what lay above as it was",
+        LEDGER,
+        "_rebased(overlay, below) if moved else overlay",
+        "overlay",
+        f"{REVERSIBLE} -k AnyOrder",
+    ),
+    Mutant(
+        "2: out of order, the wrong surgery is lifted",
+        LEDGER,
+        "        if overlay.token == token:\n",
+        "        if overlay is state.overlays[-1]:\n",
+        f"{REVERSIBLE} -k AnyOrder",
+    ),
+    Mutant(
+        "2: the order of the state dict moves",
+        LEDGER,
+        "        module._parameters[name] = parameter  #",
+        "        module._parameters.pop(name); module._parameters[name] = parameter  #",
+        f"{REVERSIBLE} -k leaves_no_trace",
+    ),
+    Mutant(
+        "1: values are written into the original",
+        LEDGER,
+        "        module._parameters[name] = parameter  #",
+        "        module._parameters[name].data.copy_(parameter.data)  #",
+        f"{REVERSIBLE} -k leaves_no_trace",
+    ),
+    Mutant(
+        "1: an intervention's alias of the original is put in force",
+        LEDGER,
+        "            value = value.clone()  #",
+        "            pass  #",
+        f"{SURGERY} -k cannot_expose",
+    ),
+    Mutant(
+        "2: requires_grad is lost",
+        LEDGER,
+        "requires_grad=below.requires_grad",
+        "requires_grad=False",
+        f"{REVERSIBLE} -k inference_mode",
+    ),
+    Mutant(
+        "2: tensors made in inference mode cannot be used outside",
+        LEDGER,
+        "with torch.inference_mode(False), torch.no_grad():",
+        "with torch.no_grad():",
+        f"{REVERSIBLE} -k inference_mode",
+    ),
+    Mutant(
+        "2: recurrent kernels read the old weights",
+        LEDGER,
+        "if isinstance(module, nn.RNNBase):",
+        "if False:",
+        f"{REVERSIBLE} -k recurrent",
+    ),
+    Mutant(
+        "3: a tied parameter changes everywhere",
+        RESOLVE,
+        'if step.tied == "everywhere" else []',
+        "if True else []",
+        f"{SURGERY} -k tied",
+    ),
+    Mutant(
+        "3: what is tied is read from what is in force",
+        RESOLVE,
+        "(key := id(original(module, name)))",
+        "(key := id(parameter))",
+        f"{REVERSIBLE} -k AnyOrder",
+    ),
+    Mutant(
+        "4: constants take memory",
+        "layersurgery/interventions/_base.py",
+        "    return scalar.expand(tensor.shape)\n",
+        "    return scalar.expand(tensor.shape).clone()\n",
+        f"{REVERSIBLE} -k zero_memory",
+    ),
+    Mutant(
+        "4, 2: noise comes from the global random state",
+        "layersurgery/interventions/_noise.py",
+        "generator=place.generator(self.seed), ",
+        "",
+        f"{REVERSIBLE} -k 'noise or leaves_no_trace'",
+    ),
+    Mutant(
+        "2: a surgery keeps its model alive",
+        LEDGER,
+        "weakref.WeakKeyDictionary()",
+        "{}",
+        f"{REVERSIBLE} -k freed",
+    ),
+    Mutant(
+        "5: a meta weight is operated on",
+        RESOLVE,
+        "    if parameter.is_meta:\n",
+        "    if False:\n",
+        f"{SURGERY} -k refused_before",
+    ),
+    Mutant(
+        "7: a site that never ran counts", ORACLE, "if not self._watch.ran(site) and not", "if False and not", SWEEP
+    ),
+    Mutant(
+        "2: the sweep's hooks stay",
+        WATCH,
+        "            for handle in handles:\n                handle.remove()\n",
+        "            pass\n",
+        SWEEP,
+    ),
+]
+
+
+def main() -> int:
+    """Try all mutants, or those whose number is given; print a line each."""
+    wanted = {int(word) for word in sys.argv[1:]} or range(len(MUTANTS))
+    survived = 0
+    for number in wanted:
+        mutant = MUTANTS[number]
+        caught = _caught(mutant)
+        survived += not caught
+        print(f"{number:2}  {'caught  ' if caught else 'SURVIVED'}  invariant {mutant.what}", flush=True)
+    print(f"{len(wanted)} mutants, {survived} survived")
+    return 1 if survived else 0
+
+
+def _caught(mutant: Mutant) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("layersurgery", "tests", "pyproject.toml"):
+            source, target = ROOT / name, Path(folder, name)
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "checkpoints"))
+            else:
+                shutil.copy(source, target)
+        path = Path(folder, mutant.file)
+        text = path.read_text()
+        if text.count(mutant.old) != 1:
+            raise SystemExit(
+                f"mutant {mutant.what!r}: its line is in {mutant.file} {text.count(mutant.old)} times, not once"
+            )
+        path.write_text(text.replace(mutant.old, mutant.new))
+        file, _, selection = mutant.tests.partition(" -k ")
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", file]
+        command += ["-k", selection.strip("'")] if selection else []
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode not in (0, 1):
+            raise SystemExit(
+                f"mutant {mutant.what!r}: the tests could not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+            )
+        return done.returncode == 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
