@@ -208,7 +208,8 @@ def _interrupt(number, frame):
     raise KeyboardInterrupt
 
 
-def test_an_interrupt_at_every_step_of_applying_and_lifting(monkeypatch):
+@pytest.mark.parametrize("how", ["block", "handle"])
+def test_an_interrupt_at_every_step_of_applying_and_lifting(how, monkeypatch):
     """Fail at each single parameter that is put in or back; the second try of the restoration must finish the work."""
     from layersurgery.surgery import _ledger
 
@@ -216,6 +217,14 @@ def test_an_interrupt_at_every_step_of_applying_and_lifting(monkeypatch):
     surgery = ls.Surgery(at=ls.select(model), do=ls.Zero())
     put = _ledger.set_parameter
     slots = 12
+
+    def once():
+        if how == "block":
+            with surgery(model):
+                pass
+        else:  # no block that is lifted for being dropped
+            surgery.attach(model).remove()
+
     for moment in range(2 * slots):
         count = 0
 
@@ -228,8 +237,8 @@ def test_an_interrupt_at_every_step_of_applying_and_lifting(monkeypatch):
 
         with testing.restored(model):
             monkeypatch.setattr(_ledger, "set_parameter", interrupted)
-            with pytest.raises(KeyboardInterrupt), surgery(model):
-                pass
+            with pytest.raises(KeyboardInterrupt):
+                once()
             monkeypatch.setattr(_ledger, "set_parameter", put)
             assert not ls.status(model)
 
