@@ -52,7 +52,7 @@ clean: ## Remove the environment and everything that was made
 # pip 25.1 is the first that installs dependency groups.
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo "layersurgery needs Python 3.10 or newer, and $(PYTHON) is older; run: make PYTHON=/path/to/python3.10 ..." >&2; exit 1; }
+	  { echo "layersurgery needs Python 3.10 or newer, and $(PYTHON) is older or not there; name another: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@$(RUN) -m pip install --quiet --upgrade 'pip>=25.1' || \
 	  { echo "pip 25.1 or newer could not be installed; check the network and the settings of pip ('pip config list')" >&2; exit 1; }
