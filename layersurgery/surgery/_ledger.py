@@ -136,6 +136,7 @@ def _replacement(below: nn.Parameter, step: Step, place: Place) -> nn.Parameter:
 
 
 def _lift(token: int, slots: Iterable[Slot]) -> None:
+    moved = None
     with _lock:
         for slot in slots:
             states = _states.get(slot.module, {})
@@ -143,12 +144,28 @@ def _lift(token: int, slots: Iterable[Slot]) -> None:
             if state is None:
                 continue
             if any(overlay.token == token for overlay in state.overlays):
+                moved = moved or _moved(state)
                 state.overlays = _without(state, token)
             set_parameter(slot.module, slot.name, state.top())
             if not state.overlays:
                 del states[slot.name]
             if not states:
                 _states.pop(slot.module, None)
+    if moved is not None:
+        warnings.warn(
+            f"the model was moved or cast ({moved}) while a surgery was in force; the parameters that came back are as "
+            "they were before it. Move the model again, or move it outside the block",
+            LayerSurgeryWarning,
+            stacklevel=4,
+        )
+
+
+def _moved(state: _State) -> str | None:
+    """How what is in force differs from the original in place or kind: `model.to(...)` cannot reach the original."""
+    was, now = state.original, state.top()
+    if (was.dtype, was.device) == (now.dtype, now.device):
+        return None
+    return f"{was.dtype} on {was.device} to {now.dtype} on {now.device}"
 
 
 def _without(state: _State, token: int) -> list[_Overlay]:

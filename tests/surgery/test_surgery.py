@@ -13,7 +13,7 @@ from torch import nn
 
 import layersurgery as ls
 from layersurgery import testing
-from layersurgery.errors import ModelMismatchError, SelectionError, SurgeryError
+from layersurgery.errors import LayerSurgeryWarning, ModelMismatchError, SelectionError, SurgeryError
 from tests import models
 
 DOS = [ls.Zero(), ls.Uniform(), ls.Mean(), ls.Noise(std=0.1, seed=1)]
@@ -138,6 +138,18 @@ def test_surgeries_are_data():
         cut.steps = ()
     with pytest.raises(TypeError):
         cut + 1
+
+
+def test_moving_the_model_inside_a_block_is_warned_about():
+    with torch.random.fork_rng():
+        model = models.llama().eval()
+    weight = model.model.layers[0].self_attn.q_proj.weight
+    before = weight.detach().clone()
+    message = r"moved or cast \(torch\.float32 on cpu to torch\.float64 on cpu\)"
+    with pytest.warns(LayerSurgeryWarning, match=message), ls.Surgery(at=ls.select(model)[0], do=ls.Zero())(model):
+        model.double()
+    assert model.model.layers[0].self_attn.q_proj.weight is weight
+    assert torch.equal(weight, before)
 
 
 def test_status():
