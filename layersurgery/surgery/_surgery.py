@@ -117,8 +117,7 @@ class Surgery:
 
         Raises:
             SurgeryError: if a surgery is in force on the model, or a parameter is tied to a place outside the site (a
-            reload
-                would tie it again and undo the merge); and as for `with surgery(model):`.
+                reload would tie it again and undo the merge); and as for `with surgery(model):`.
         """
         _merge.merge_(unwrap(model), self.steps)
         return model

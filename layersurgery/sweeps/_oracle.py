@@ -45,8 +45,7 @@ class ModelOracle:
     Raises:
         SampleError: if there are no samples.
         ScoringError: if the model is in training mode or `score` cannot be called; on reading: if the scorer fails, or
-        a
-            site takes no part in what it does.
+            a site takes no part in what it does.
         SurgeryError: if a surgery cannot be done on this model.
     """
 

@@ -39,7 +39,7 @@ def sweep(
     Raises:
         SampleError: if there are no samples.
         ScoringError: if the model is in training mode, the scorer fails or returns something else, or a site never
-        runs.
+            runs.
         SurgeryError: if an intervention cannot be done on this model.
         SelectionError: if there are no such sites, or one is given twice.
 

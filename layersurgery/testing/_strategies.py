@@ -108,7 +108,9 @@ def surgeries(
     """
     there = Sites(select(model) if sites is None else sites)
     some = st.lists(st.sampled_from(list(there)), min_size=1, max_size=max_sites, unique=True)
-    one = st.builds(Surgery, at=some, do=do or interventions(), tied=st.sampled_from(["site", "everywhere"]))
+    one = st.builds(
+        Surgery, at=some, do=interventions() if do is None else do, tied=st.sampled_from(["site", "everywhere"])
+    )
     return st.one_of(one, st.builds(lambda first, second: first + second, one, one))
 
 
