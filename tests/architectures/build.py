@@ -1,0 +1,91 @@
+"""Tiny random-weight instances of every class in two mappings of transformers, and of some others.
+
+A name is `<mapping>/<model type>`: "vlm/llava", "causal/gpt2", "other/bert". Every model is built by shrinking the sizes
+of its default config (`shrink`), so that nothing here knows what a model looks like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from tests.architectures.exceptions import NOT_BUILT
+from tests.architectures.shrink import VOCABULARY, shrink
+
+# Encoders, encoder-decoders, vision and audio models besides the two mappings: model type -> class
+OTHERS = {
+    "albert": "AlbertForMaskedLM",
+    "bart": "BartForConditionalGeneration",
+    "bert": "BertForMaskedLM",
+    "clip": "CLIPModel",
+    "convnext": "ConvNextForImageClassification",
+    "deberta-v2": "DebertaV2ForMaskedLM",
+    "dinov2": "Dinov2ForImageClassification",
+    "distilbert": "DistilBertForMaskedLM",
+    "electra": "ElectraForMaskedLM",
+    "hubert": "HubertForCTC",
+    "pegasus": "PegasusForConditionalGeneration",
+    "resnet": "ResNetForImageClassification",
+    "roberta": "RobertaForMaskedLM",
+    "siglip": "SiglipModel",
+    "swin": "SwinForImageClassification",
+    "t5": "T5ForConditionalGeneration",
+    "vit": "ViTForImageClassification",
+    "wav2vec2": "Wav2Vec2ForCTC",
+    "whisper": "WhisperForConditionalGeneration",
+    "xlm-roberta": "XLMRobertaForMaskedLM",
+}
+
+
+@cache
+def names() -> dict[str, str]:
+    """Every name that can be built, with the class that it stands for."""
+    found = {f"vlm/{kind}": name for kind, name in _mapping("IMAGE_TEXT_TO_TEXT").items()}
+    classes = set(found.values())
+    for kind, name in _mapping("CAUSAL_LM").items():
+        if name not in classes:
+            classes.add(name)
+            found[f"causal/{kind}"] = name
+    found |= {f"other/{kind}": name for kind, name in OTHERS.items()}
+    return {name: made for name, made in found.items() if name not in NOT_BUILT}
+
+
+def build(name: str, seed: int = 0) -> nn.Module:
+    """The model of this name with random weights on the CPU, in evaluation mode; the same for the same seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = _class(name)(_config(name)).eval()
+        for parameter in model.parameters():
+            if not parameter.any():  # zeros hide mistakes: a bias of zero is zeroed without being touched
+                nn.init.normal_(parameter, std=0.02)
+    return model
+
+
+def build_meta(name: str) -> nn.Module:
+    """The model of this name without weights."""
+    with torch.device("meta"):
+        return _class(name)(_config(name)).eval()
+
+
+def _mapping(task: str) -> dict[str, str]:
+    from transformers.models.auto import modeling_auto
+
+    return dict(getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES"))
+
+
+def _class(name: str) -> Any:
+    import transformers
+
+    return getattr(transformers, names()[name])
+
+
+def _config(name: str) -> Any:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    own, fits = CONFIG_MAPPING[name.split("/", 1)[1]], _class(name).config_class
+    return shrink((own if issubclass(own, fits) else fits)())  # Emu3ForCausalLM takes the text part of "emu3" only

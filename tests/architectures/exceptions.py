@@ -1,0 +1,90 @@
+"""What the size rules of `shrink` cannot know: settings of single config classes, each with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Settings = dict[str, Any]
+
+
+def _plain_vision(**settings: Any) -> Any:
+    """A vision tower of transformers' own, where the default is one of timm's, which need not be installed."""
+    from transformers import SiglipVisionConfig
+
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return SiglipVisionConfig(**sizes, image_size=32, patch_size=4, **settings)
+
+
+_IMAGE_WORDS = {"<image>": 3, "<|extra_200|>": 4, "<|visual token 000001|>": 5, "IMGIMGAA": 5}
+_SECTIONS = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [3, 3, 2]}
+_MAMBA_HEADS = {"mamba_n_heads": 8, "mamba_d_head": 16}  # 2 * 64 = 8 * 16: expanded width = heads * width of a head
+_QSA = {
+    "indexer_n_heads": 4,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 16,
+    "indexer_budget": 8,
+    "indexer_compress_ratio": 4,
+}
+
+# What transformers itself cannot build from any config of its own.
+NOT_BUILT = {
+    "causal/gemma4_assistant": "its check of layers that share keys and values refuses every config",
+    "causal/gemma4_unified_assistant": "its check of layers that share keys and values refuses every config",
+}
+
+# By name of the config class: what to change besides the rules' doing; a function where something must be imported.
+CONFIGS: dict[str, Settings | Callable[[], Settings]] = {
+    # a vocabulary of image tokens that the default leaves out
+    "ChameleonConfig": {"vocabulary_map": _IMAGE_WORDS},
+    "Emu3Config": {"vocabulary_map": _IMAGE_WORDS},
+    # sections of rotary positions: the default is written in the model's code, for wide heads
+    "CohereCompassTextConfig": {"rope_parameters": {"full_attention": _SECTIONS, "sliding_attention": _SECTIONS}},
+    "Ernie4_5_VLMoeTextConfig": {"rope_parameters": _SECTIONS},
+    # settings without a default, although the model cannot be built without them
+    "DeepseekOcr2TextConfig": {"mlp_layer_types": ["dense", "sparse", "sparse"]},
+    "Granite4VisionConfig": {
+        "deepstack_layer_map": [(-1, 0), (-1, 1)],
+        "spatial_target_layers": [1, 2],
+        "downsample_rate": "2/4",
+    },
+    "DiffusionGemmaTextConfig": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64},
+    "HunYuanVLTextConfig": {"head_dim": 16},
+    "HunYuanDenseV1Config": {"head_dim": 16},
+    "HunYuanMoEV1Config": {"head_dim": 16},
+    "MinistralConfig": {"head_dim": 16},
+    "NemotronConfig": {"num_key_value_heads": 2},
+    "Dots1Config": {"n_shared_experts": 1, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 2},
+    "Qwen4ExpTextConfig": _QSA,
+    "Lfm2MoeConfig": {"layer_types": ["conv", "full_attention", "conv", "full_attention"], "num_hidden_layers": 4},
+    # numbers that must fit each other
+    "Mamba2Config": {"num_heads": 8},
+    "BambaConfig": _MAMBA_HEADS,
+    "GraniteMoeHybridConfig": _MAMBA_HEADS,
+    "Molmo2AdapterConfig": {"vision_feature_layer": [-1, -2]},
+    "Glm5NextTextConfig": {"index_kpool": 4},
+    # the later half of the layers reuses keys and values of the earlier ones of the same type
+    "Gemma3nTextConfig": {
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+        "intermediate_size": 128,
+        "activation_sparsity_pattern": [0.95, 0.0, 0.0, 0.0],
+        "num_kv_shared_layers": 2,
+    },
+    # quick to build: the default is wide in lists or multiples that the rules leave alone
+    "ChameleonVQVAEConfig": {"base_channels": 32, "channel_multiplier": [1, 2], "num_res_blocks": 1},
+    "Emu3VQVAEConfig": {"base_channels": 32, "channel_multiplier": [1, 2], "num_res_blocks": 1},
+    "JanusVQVAEConfig": {"base_channels": 32, "channel_multiplier": [1, 2], "num_res_blocks": 1},
+    "SwinConfig": {"embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4]},
+    "ReformerConfig": {"is_decoder": True, "axial_pos_shape": (8, 16), "axial_pos_embds_dim": (32, 32)},
+}
+
+# Settings put into a finished config, past its checks.
+AFTER: dict[str, Callable[[], Settings]] = {
+    # a vision tower that needs another library (timm)
+    "FastVlmConfig": lambda: {"vision_config": _plain_vision()},
+    "PerceptionLMConfig": lambda: {"vision_config": _plain_vision(model_args={"embed_dim": 64})},
+    "Gemma3nConfig": lambda: {"vision_config": _plain_vision(vocab_size=128, vocab_offset=128, rms_norm_eps=1e-6)},
+    # read by the model, missing in the config
+    "DbrxAttentionConfig": lambda: {"rope_theta": 10000.0},
+}

@@ -1,0 +1,192 @@
+"""From any transformers config to a tiny one: a few size rules by field name, and layers that show each kind once.
+
+The rules know nothing of single architectures; what they cannot know is in `exceptions.CONFIGS`, as data.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tests.architectures.exceptions import AFTER, CONFIGS
+
+WIDTH = 64
+HEADS = 4
+HEAD_DIM = WIDTH // HEADS
+VOCABULARY = 128
+PATCH = 4
+IMAGE = 8 * PATCH
+POSITIONS = 128
+FEWEST_LAYERS, MOST_LAYERS = 3, 8  # of the main stack; more than three only where more kinds of layers must be shown
+
+# The first pattern that fits a field's whole name decides; a number is a cap, a function gets the default value.
+SIZES: tuple[tuple[str, int | Callable[[int], int]], ...] = (
+    (r".*(initializer|dropout|scale|scaling|_ratio|_mult|multiplier|_factor|max_value_.*|seed)", lambda value: value),
+    (r".*vocab(ulary)?(_size)?|.*_vocab|num_embeddings|codebook_size|vocab_size_per_layer_input", VOCABULARY),
+    (r"(max_|n_|original_max_|max_source_|max_target_)position(s|_embeddings)|max_seq_len|seq_len|n_ctx", POSITIONS),
+    (r"model_max_length|context_length|max_num_patches|max_2d_position_embeddings|rel_extent", POSITIONS),
+    (r"crop_size|image_size|resolution|max_im(a)?g(e)?_size", IMAGE),
+    (r"(encoder_|vision_)?patch_size|patch_stride", PATCH),
+    (r"num_position_embeddings|num_patches", (IMAGE // PATCH) ** 2),
+    (r"pos_emb_(height|width)|posemb_grid_size", IMAGE // PATCH),
+    (r".*sliding_window(_size)?|attention_(window|chunk)_size|attention_window_size|local_attention_window_len", 8),
+    (r".*chunk_size|keep_window_size", 16),
+    # heads: 4, key-value heads 2 where they were fewer than the heads (see `_key_value_heads`)
+    (r".*(attention|attn|n|q)_heads|n_heads?|num_heads|.*_heads_num|num_query_groups|.*attention_heads", HEADS),
+    (r"mamba_n(um)?_heads|linear_num_value_heads", 2 * HEADS),
+    (r"linear_num_key_heads", HEADS),
+    (r"qk_(rope|nope)_head_dim|rotary_dim", HEAD_DIM // 2),  # the two make up a head
+    (r".*head_?dim|d_kv|d_head|dim_head|attention_head_size|kv_channels|mamba_d_head|.*_dim_head", HEAD_DIM),
+    (r"(mamba_)?(ssm_|d_)?state(_size)?|mamba_d_state|.*_dt_rank|time_step_rank|.*lowrank|.*_rank", HEAD_DIM),
+    (r".*experts_per_tok(en)?|moe_(top_?)?k|.*top_k(_experts)?|num_experts_per_.*", 2),
+    (r"(.*_)?(num|n)_(shared|routed|local)?_?experts|zero_expert_num|moe_num_.*experts|num_.*experts", 4),
+    (r"n_group(s)?|topk_group|num_expert_group|mamba_n_?groups|o_groups|upsample_groups", 2),
+    (r"first_k_dense_replace|num_dense_layers|num_nextn_predict_layers|num_global_layers", 1),
+    (r".*(mlp|intermediate|inner|ffn?|feed_forward).*|.*d_ff|dff", 2 * WIDTH),
+    (r".*(hidden|width|channels|filters|dim|d_model|n_embd|embed|embd|size|features|dims)(_.*)?", WIDTH),
+    (r".*(tokens|latents|quer(y|ies)|buckets|bins|queries)(_.*)?|latent_query_num|.*_seq_length", 16),
+    (r".*index_topk.*|.*budget.*|.*window.*", 8),
+)
+LAYER_COUNTS = re.compile(r"(.*_)?(num_|n_)?(hidden_|encoder_|decoder_)?(layers?|depth|blocks)|num_layers_per_stack")
+COUNT_FIELDS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "depth", "layers", "num_blocks")
+TOKEN_ID = re.compile(r".*(token|start|end|newline|patch)_(id|index)s?|im_.*_id|eo[ai]_.*|bo[ai]_.*")
+
+
+def shrink(default: Any) -> Any:
+    """A tiny config of the same class as `default`, which is a config with its usual sizes."""
+    name = type(default).__name__
+    config = type(default)(**_changes(default))
+    vars(config).update(AFTER[name]() if name in AFTER else {})
+    return config
+
+
+def _changes(default: Any) -> dict[str, Any]:
+    from transformers import PreTrainedConfig
+
+    fields = {name: value for name, value in vars(default).items() if not name.startswith("_")}
+    usual = vars(type(default)())  # `default` may be a part of a larger config, which has its own ideas of its sizes
+    layers = _count(fields)
+    kept = _kept_layers(fields, layers)
+    changes: dict[str, Any] = {}
+    for name, value in fields.items():
+        small = shrink(value) if isinstance(value, PreTrainedConfig) else _value(name, value, fields, layers, kept)
+        if small is not value or (name in usual and repr(value) != repr(usual[name])):
+            changes[name] = small
+    per_layer = getattr(getattr(default, "_heterogeneity_spec", None), "per_layer_overrides", None)
+    if per_layer:
+        changes["per_layer_config"] = {
+            at: {
+                name: _value(name, value, {**fields, **per_layer[layer]}, layers, kept)
+                for name, value in per_layer[layer].items()
+            }
+            for at, layer in enumerate(kept)
+            if layer in per_layer
+        }
+    exceptional = CONFIGS.get(type(default).__name__, {})
+    return {**changes, **(exceptional() if callable(exceptional) else exceptional)}
+
+
+def _value(name: str, value: Any, fields: Mapping[str, Any], layers: int, kept: Sequence[int]) -> Any:
+    if isinstance(value, bool) or value is None or isinstance(value, str | float):
+        return value
+    if name == "rope_parameters" or name == "rope_scaling":
+        return _rope(value, fields)
+    if TOKEN_ID.fullmatch(name):
+        return _token(name, value)
+    if isinstance(value, int):
+        return _number(name, value, fields, layers, kept)
+    if isinstance(value, list | tuple):
+        return _list(name, value, layers, kept)
+    return value
+
+
+def _number(name: str, value: int, fields: Mapping[str, Any], layers: int, kept: Sequence[int]) -> int:
+    if value <= 2:
+        return value
+    if re.fullmatch(r".*(key_value_heads|kv_heads|kv_n_heads|n_kv_heads)", name):
+        return _key_value_heads(name, value, fields)
+    if LAYER_COUNTS.fullmatch(name):
+        if name in COUNT_FIELDS:
+            return len(kept)
+        counted = any(isinstance(entry, list | tuple) and len(entry) == value for entry in fields.values())
+        return value if counted else min(value, FEWEST_LAYERS)  # the number of a list's entries stays what it is
+    for pattern, size in SIZES:
+        if re.fullmatch(pattern, name):
+            return size(value) if callable(size) else min(value, size)
+    return value
+
+
+def _key_value_heads(name: str, value: int, fields: Mapping[str, Any]) -> int:
+    heads = next((fields[key] for key in ("num_attention_heads", "n_head", "n_heads") if key in fields), value)
+    return HEADS if value == heads else HEADS // 2
+
+
+def _token(name: str, value: Any) -> Any:
+    """Small and different from each other by name, below the tokens that `build.inputs` draws."""
+    if isinstance(value, list | tuple):
+        return type(value)(_token(f"{name}{at}", entry) for at, entry in enumerate(value))
+    if not isinstance(value, int) or value < 3:
+        return value
+    return 3 + sum(map(ord, name)) % 60
+
+
+def _list(name: str, value: Sequence[Any], layers: int, kept: Sequence[int]) -> Any:
+    if layers and len(value) == layers:
+        return type(value)(_entry(name, value[at]) for at in kept)
+    if _numbers_layers(value, layers):
+        return type(value)(at for at, layer in enumerate(kept) if layer in value)
+    return type(value)(_entry(name, entry) for entry in value)
+
+
+def _entry(name: str, value: Any) -> Any:
+    return value if isinstance(value, bool) or not isinstance(value, int) else _number(name, value, {}, 0, ())
+
+
+def _numbers_layers(value: Sequence[Any], layers: int) -> bool:
+    """Whether a list names layers by number: rising, and none beyond the last."""
+    whole = all(isinstance(entry, int) and not isinstance(entry, bool) for entry in value)
+    return bool(value) and whole and list(value) == sorted(set(value)) and 0 <= value[0] and value[-1] < layers
+
+
+def _rope(value: Any, fields: Mapping[str, Any]) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    small: dict[str, Any] = {}
+    for key, entry in value.items():
+        if isinstance(entry, Mapping):
+            small[key] = _rope(entry, fields)
+        elif key == "mrope_section":
+            pairs = int(HEAD_DIM * value.get("partial_rotary_factor", 1.0)) // 2
+            small[key] = [pairs - (len(entry) - 1) * (pairs // len(entry))] + [pairs // len(entry)] * (len(entry) - 1)
+        elif key in ("short_factor", "long_factor"):
+            small[key] = [1.0] * (HEAD_DIM // 2)
+        else:
+            small[key] = entry
+    return small
+
+
+def _count(fields: Mapping[str, Any]) -> int:
+    return next((fields[name] for name in COUNT_FIELDS if isinstance(fields.get(name), int)), 0)
+
+
+def _kept_layers(fields: Mapping[str, Any], layers: int) -> list[int]:
+    """Numbers of the layers to keep: the first two of each kind that per-layer lists tell apart, and the earliest others."""
+    if not layers:
+        return []
+    columns = [value for value in fields.values() if isinstance(value, list | tuple) and len(value) == layers]
+    marked = [
+        {*value} for value in fields.values() if isinstance(value, list | tuple) and _numbers_layers(value, layers)
+    ]
+    seen: Counter[Any] = Counter()
+    kept: list[int] = []
+    for layer in range(layers):
+        kind = (*(repr(column[layer]) for column in columns), *(layer in mark for mark in marked))
+        if seen[kind] < 2 and len(kept) < MOST_LAYERS:
+            seen[kind] += 1
+            kept.append(layer)
+    spare = (layer for layer in range(layers) if layer not in kept)
+    while len(kept) < min(layers, FEWEST_LAYERS):
+        kept.append(next(spare))
+    return sorted(kept)
