@@ -19,6 +19,8 @@ def _plain_vision(**settings: Any) -> Any:
 _IMAGE_WORDS = {"<image>": 3, "<|extra_200|>": 4, "<|visual token 000001|>": 5, "IMGIMGAA": 5}
 _SECTIONS = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [3, 3, 2]}
 _MAMBA_HEADS = {"mamba_n_heads": 8, "mamba_d_head": 16}  # 2 * 64 = 8 * 16: expanded width = heads * width of a head
+_MAMBA_AND_ATTENTION = ["linear_attention", "full_attention"] * 2
+_CONVOLUTION_AND_ATTENTION = ["conv", "full_attention"] * 2
 _QSA = {
     "indexer_n_heads": 4,
     "indexer_kv_heads": 1,
@@ -56,11 +58,16 @@ CONFIGS: dict[str, Settings | Callable[[], Settings]] = {
     "NemotronConfig": {"num_key_value_heads": 2},
     "Dots1Config": {"n_shared_experts": 1, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 2},
     "Qwen4ExpTextConfig": _QSA,
-    "Lfm2MoeConfig": {"layer_types": ["conv", "full_attention", "conv", "full_attention"], "num_hidden_layers": 4},
+    # layers of a kind that the default leaves out
+    "BambaConfig": {**_MAMBA_HEADS, "num_hidden_layers": 4, "attn_layer_indices": [1, 3]},
+    "GraniteMoeHybridConfig": {**_MAMBA_HEADS, "num_hidden_layers": 4, "layer_types": _MAMBA_AND_ATTENTION},
+    "GraniteMoeSharedConfig": {"shared_intermediate_size": 128},
+    "JambaConfig": {"num_hidden_layers": 4, "attn_layer_period": 3, "attn_layer_offset": 1},
+    "Lfm2Config": {"num_hidden_layers": 4, "layer_types": _CONVOLUTION_AND_ATTENTION},
+    "Lfm2MoeConfig": {"num_hidden_layers": 4, "layer_types": _CONVOLUTION_AND_ATTENTION},
+    "MiniMaxM3VLTextConfig": {"mlp_layer_types": ["dense", "sparse", "sparse"]},
     # numbers that must fit each other
     "Mamba2Config": {"num_heads": 8},
-    "BambaConfig": _MAMBA_HEADS,
-    "GraniteMoeHybridConfig": _MAMBA_HEADS,
     "Molmo2AdapterConfig": {"vision_feature_layer": [-1, -2]},
     "Glm5NextTextConfig": {"index_kpool": 4},
     # the later half of the layers reuses keys and values of the earlier ones of the same type
@@ -88,3 +95,6 @@ AFTER: dict[str, Callable[[], Settings]] = {
     # read by the model, missing in the config
     "DbrxAttentionConfig": lambda: {"rope_theta": 10000.0},
 }
+
+# Arguments of a forward that text alone does not cover, in the order in which they are drawn (see `build.inputs`).
+NEEDS: dict[str, tuple[str, ...]] = {}
