@@ -42,16 +42,31 @@ CONFIGS: dict[str, Settings | Callable[[], Settings]] = {
     "Emu3Config": {"vocabulary_map": _IMAGE_WORDS},
     # sections of rotary positions: the default is written in the model's code, for wide heads
     "CohereCompassTextConfig": {"rope_parameters": {"full_attention": _SECTIONS, "sliding_attention": _SECTIONS}},
-    "Ernie4_5_VLMoeTextConfig": {"rope_parameters": _SECTIONS},
+    **{
+        f"{family}TextConfig": {"rope_parameters": _SECTIONS}
+        for family in (
+            "Ernie4_5_VLMoe",
+            "Glm4v",
+            "GlmOcr",
+            "PaddleOCR",
+            "Qwen2VL",
+            "Qwen2_5_VL",
+            "Qwen2_5Omni",
+        )
+    },
+    "Glm4vMoeTextConfig": {
+        "rope_parameters": {**_SECTIONS, "partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}
+    },
     # settings without a default, although the model cannot be built without them
-    "DeepseekOcr2TextConfig": {"mlp_layer_types": ["dense", "sparse", "sparse"]},
+    "DeepseekV2Config": {"num_experts_per_tok": 2},
+    "DeepseekOcr2TextConfig": {"num_experts_per_tok": 2, "mlp_layer_types": ["dense", "sparse", "sparse"]},
     "Granite4VisionConfig": {
         "deepstack_layer_map": [(-1, 0), (-1, 1)],
         "spatial_target_layers": [1, 2],
         "downsample_rate": "2/4",
     },
     "DiffusionGemmaTextConfig": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64},
-    "HunYuanVLTextConfig": {"head_dim": 16},
+    "HunYuanVLTextConfig": {"head_dim": 16, "rope_parameters": {**_SECTIONS, "mrope_section": [2, 2, 2, 2]}},
     "HunYuanDenseV1Config": {"head_dim": 16},
     "HunYuanMoEV1Config": {"head_dim": 16},
     "MinistralConfig": {"head_dim": 16},
@@ -78,11 +93,20 @@ CONFIGS: dict[str, Settings | Callable[[], Settings]] = {
         "activation_sparsity_pattern": [0.95, 0.0, 0.0, 0.0],
         "num_kv_shared_layers": 2,
     },
+    "ZambaConfig": {"attention_hidden_size": 128, "attention_head_dim": 32},
+    "Zamba2Config": {"attention_hidden_size": 128, "attention_head_dim": 32},
+    "BlenderbotConfig": {"encoder_layers": 3},
+    "HrmTextConfig": {"num_layers_per_stack": 3, "H_cycles": 2, "L_cycles": 3, "num_hidden_layers": 24},
+    "MistralLarge4TextConfig": {"num_hidden_layers": 4, "kv_source_layers": [0, 1, 2, 3], "no_rope_layers": [1, 0, 1, 0]},
+    "Step3p7TextConfig": {"sliding_window": 8},
+    "DbrxAttentionConfig": {"clip_qkv": 8},
+    "Pix2StructVisionConfig": {"patch_embed_hidden_size": 768},
+    "xLSTMConfig": {"qk_dim_factor": 1.0},
     # quick to build: the default is wide in lists or multiples that the rules leave alone
     "ChameleonVQVAEConfig": {"base_channels": 32, "channel_multiplier": [1, 2], "num_res_blocks": 1},
     "Emu3VQVAEConfig": {"base_channels": 32, "channel_multiplier": [1, 2], "num_res_blocks": 1},
     "JanusVQVAEConfig": {"base_channels": 32, "channel_multiplier": [1, 2], "num_res_blocks": 1},
-    "SwinConfig": {"embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4]},
+    "SwinConfig": {"embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4},
     "ReformerConfig": {"is_decoder": True, "axial_pos_shape": (8, 16), "axial_pos_embds_dim": (32, 32)},
 }
 
@@ -97,4 +121,22 @@ AFTER: dict[str, Callable[[], Settings]] = {
 }
 
 # Arguments of a forward that text alone does not cover, in the order in which they are drawn (see `build.inputs`).
-NEEDS: dict[str, tuple[str, ...]] = {}
+NEEDS: dict[str, tuple[str, ...]] = {
+    "vlm/blip": ("pixel_values",),
+    "vlm/blip-2": ("pixel_values", "input_ids_with_images"),
+    "vlm/idefics": ("image_encoder_embeddings", "image_attention_mask"),
+    "vlm/instructblip": ("pixel_values", "qformer_input_ids", "input_ids_with_images"),
+    "vlm/instructblipvideo": ("video_pixel_values", "qformer_input_ids", "input_ids_with_images"),
+    "vlm/kosmos-2": ("pixel_values", "image_embeds_position_mask"),
+    "vlm/pix2struct": ("flattened_patches", "decoder_input_ids"),
+    "vlm/pp_formulanet": ("pixel_values", "decoder_input_ids"),
+    "vlm/udop": ("bbox",),
+    "vlm/vision-encoder-decoder": ("pixel_values", "decoder_input_ids"),
+    "causal/blt": ("use_cache",),
+    "causal/musicgen": ("input_ids_by_codebook",),
+    "causal/musicgen_melody": ("input_ids_by_codebook",),
+    "causal/xmod": ("lang_ids",),
+    "other/clip": ("pixel_values",),
+    "other/siglip": ("pixel_values",),
+    "other/whisper": ("input_features", "decoder_input_ids"),
+}
