@@ -54,9 +54,7 @@ CONFIGS: dict[str, Settings | Callable[[], Settings]] = {
             "Qwen2_5Omni",
         )
     },
-    "Glm4vMoeTextConfig": {
-        "rope_parameters": {**_SECTIONS, "partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}
-    },
+    "Glm4vMoeTextConfig": {"rope_parameters": {**_SECTIONS, "partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}},
     # settings without a default, although the model cannot be built without them
     "DeepseekV2Config": {"num_experts_per_tok": 2},
     "DeepseekOcr2TextConfig": {"num_experts_per_tok": 2, "mlp_layer_types": ["dense", "sparse", "sparse"]},
@@ -71,7 +69,13 @@ CONFIGS: dict[str, Settings | Callable[[], Settings]] = {
     "HunYuanMoEV1Config": {"head_dim": 16},
     "MinistralConfig": {"head_dim": 16},
     "NemotronConfig": {"num_key_value_heads": 2},
-    "Dots1Config": {"n_shared_experts": 1, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 2},
+    "Dots1Config": {
+        "n_shared_experts": 1,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_group": 2,
+        "topk_group": 2,
+    },
     "Qwen4ExpTextConfig": _QSA,
     # layers of a kind that the default leaves out
     "BambaConfig": {**_MAMBA_HEADS, "num_hidden_layers": 4, "attn_layer_indices": [1, 3]},
@@ -97,7 +101,12 @@ CONFIGS: dict[str, Settings | Callable[[], Settings]] = {
     "Zamba2Config": {"attention_hidden_size": 128, "attention_head_dim": 32},
     "BlenderbotConfig": {"encoder_layers": 3},
     "HrmTextConfig": {"num_layers_per_stack": 3, "H_cycles": 2, "L_cycles": 3, "num_hidden_layers": 24},
-    "MistralLarge4TextConfig": {"num_hidden_layers": 4, "kv_source_layers": [0, 1, 2, 3], "no_rope_layers": [1, 0, 1, 0]},
+    "MistralLarge4TextConfig": {"kv_source_layers": None},
+    "UdopConfig": {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 128},
+    "Blip2Config": {"image_token_index": 5},
+    "InstructBlipConfig": {"image_token_index": 5},
+    "InstructBlipVideoConfig": {"video_token_index": 5},
+    "PI0Config": {"max_state_dim": 16, "max_action_dim": 16, "chunk_size": 4},
     "Step3p7TextConfig": {"sliding_window": 8},
     "DbrxAttentionConfig": {"clip_qkv": 8},
     "Pix2StructVisionConfig": {"patch_embed_hidden_size": 768},
@@ -118,25 +127,4 @@ AFTER: dict[str, Callable[[], Settings]] = {
     "Gemma3nConfig": lambda: {"vision_config": _plain_vision(vocab_size=128, vocab_offset=128, rms_norm_eps=1e-6)},
     # read by the model, missing in the config
     "DbrxAttentionConfig": lambda: {"rope_theta": 10000.0},
-}
-
-# Arguments of a forward that text alone does not cover, in the order in which they are drawn (see `build.inputs`).
-NEEDS: dict[str, tuple[str, ...]] = {
-    "vlm/blip": ("pixel_values",),
-    "vlm/blip-2": ("pixel_values", "input_ids_with_images"),
-    "vlm/idefics": ("image_encoder_embeddings", "image_attention_mask"),
-    "vlm/instructblip": ("pixel_values", "qformer_input_ids", "input_ids_with_images"),
-    "vlm/instructblipvideo": ("video_pixel_values", "qformer_input_ids", "input_ids_with_images"),
-    "vlm/kosmos-2": ("pixel_values", "image_embeds_position_mask"),
-    "vlm/pix2struct": ("flattened_patches", "decoder_input_ids"),
-    "vlm/pp_formulanet": ("pixel_values", "decoder_input_ids"),
-    "vlm/udop": ("bbox",),
-    "vlm/vision-encoder-decoder": ("pixel_values", "decoder_input_ids"),
-    "causal/blt": ("use_cache",),
-    "causal/musicgen": ("input_ids_by_codebook",),
-    "causal/musicgen_melody": ("input_ids_by_codebook",),
-    "causal/xmod": ("lang_ids",),
-    "other/clip": ("pixel_values",),
-    "other/siglip": ("pixel_values",),
-    "other/whisper": ("input_features", "decoder_input_ids"),
 }

@@ -60,11 +60,17 @@ LAYOUTS: list[tuple[Layout, str]] = [
     # the adapter is a cross-attention to a protein with a feed-forward of its own, in some layers
     (Layout(IN_MODEL, {**SELF, "adapter": "cross_attention"}, DENSE), "evolla"),
     (
-        Layout("text_decoder.bert.encoder.layer", {"attention": "self_attention", "crossattention": "cross_attention"}, BERT),
+        Layout(
+            "text_decoder.bert.encoder.layer",
+            {"attention": "self_attention", "crossattention": "cross_attention"},
+            BERT,
+        ),
         "blip",
     ),
     (
-        Layout("decoder.bert.encoder.layer", {"attention": "self_attention", "crossattention": "cross_attention"}, BERT),
+        Layout(
+            "decoder.bert.encoder.layer", {"attention": "self_attention", "crossattention": "cross_attention"}, BERT
+        ),
         "vision-encoder-decoder",
     ),
     (Layout("git.encoder.layer", {"attention": "self_attention"}, BERT), "git"),
@@ -242,7 +248,10 @@ LAYOUTS: list[tuple[Layout, str]] = [
     (Layout("transformer.attentions", {"": "self_attention"}, {"/transformer.ffns.{}": "mlp"}), "causal/xlm"),
     (Layout("gpt_neox.layers", {"attention": "self_attention"}, DENSE), "causal/gpt_neox"),
     (Layout("gpt_neox_japanese.layers", {"attention": "self_attention"}, DENSE), "causal/gpt_neox_japanese"),
-    (Layout("cpmant.encoder.layers", {"self_att.self_attention": "self_attention"}, {"ffn.ffn": "mlp"}), "causal/cpmant"),
+    (
+        Layout("cpmant.encoder.layers", {"self_att.self_attention": "self_attention"}, {"ffn.ffn": "mlp"}),
+        "causal/cpmant",
+    ),
     (Layout("backbone.layers", {"mixer": "mamba"}), "causal/falcon_mamba causal/mamba causal/mamba2"),
     (Layout("model.layers", *NEMOTRON_H), "causal/nemotron_h"),
     (Layout("backbone.blocks", {"mlstm_layer": "recurrent"}, {"ffn": "mlp"}), "causal/xlstm"),
@@ -263,7 +272,10 @@ LAYOUTS: list[tuple[Layout, str]] = [
     (Layout("electra.encoder.layer", {"attention": "self_attention"}, BERT), "causal/electra other/electra"),
     (Layout("ernie.encoder.layer", {"attention": "self_attention"}, BERT), "causal/ernie"),
     (Layout("rembert.encoder.layer", {"attention": "self_attention"}, BERT), "causal/rembert"),
-    (Layout("roberta_prelayernorm.encoder.layer", {"attention": "self_attention"}, BERT), "causal/roberta-prelayernorm"),
+    (
+        Layout("roberta_prelayernorm.encoder.layer", {"attention": "self_attention"}, BERT),
+        "causal/roberta-prelayernorm",
+    ),
     (Layout("roc_bert.encoder.layer", {"attention": "self_attention"}, BERT), "causal/roc_bert"),
     (Layout("roformer.encoder.layer", {"attention": "self_attention"}, BERT), "causal/roformer"),
     (Layout("deberta.encoder.layer", {"attention": "self_attention"}, BERT), "other/deberta-v2"),
@@ -290,6 +302,4 @@ LAYOUTS: list[tuple[Layout, str]] = [
 # Nothing in these mixes positions apart from working on each, so that `select` has to refuse with the reason.
 REFUSED = ("other/resnet",)
 
-LAYOUT_OF = {
-    name if "/" in name else f"vlm/{name}": layout for layout, names in LAYOUTS for name in names.split()
-}
+LAYOUT_OF = {name if "/" in name else f"vlm/{name}": layout for layout, names in LAYOUTS for name in names.split()}

@@ -34,7 +34,10 @@ SIZES: tuple[tuple[str, int | Callable[[int], int]], ...] = (
     (r".*sliding_window(_size)?|attention_(window|chunk)_size|attention_window_size|local_attention_window_len", 8),
     (r".*chunk_size|keep_window_size", 16),
     # heads: 4, key-value heads 2 where they were fewer than the heads (see `_key_value_heads`)
-    (r".*(attention|attn|n|q)_heads|n_heads?|num_heads|.*_heads_num|num_query_groups|.*attention_heads(_per_layer)?", HEADS),
+    (
+        r".*(attention|attn|n|q)_heads|n_heads?|num_heads|.*_heads_num|num_query_groups|.*attention_heads(_per_layer)?",
+        HEADS,
+    ),
     (r"mamba_n(um)?_heads|linear_num_value_heads", 2 * HEADS),
     (r"linear_num_key_heads", HEADS),
     (r"qk_(rope|nope)_head_dim|rotary_dim", HEAD_DIM // 2),  # the two make up a head
@@ -109,7 +112,7 @@ def _number(name: str, value: int, fields: Mapping[str, Any], layers: int, kept:
         return _key_value_heads(name, value, fields)
     if name == "head_dim" and value == fields.get("qk_rope_head_dim"):
         return HEAD_DIM // 2  # the width of what is rotated
-    if LAYER_COUNTS.fullmatch(name):
+    if LAYER_COUNTS.fullmatch(name) and not name.endswith("_per_layer"):
         if name in COUNT_FIELDS:
             return len(kept)
         counted = any(isinstance(entry, list | tuple) and len(entry) == value for entry in fields.values())
