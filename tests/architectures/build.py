@@ -44,11 +44,11 @@ OTHERS = {
 def names() -> dict[str, str]:
     """Every name that can be built, with the class that it stands for."""
     found = {f"vlm/{kind}": name for kind, name in _mapping("IMAGE_TEXT_TO_TEXT").items()}
-    classes = set(found.values())
+    further: dict[str, list[str]] = {}
     for kind, name in _mapping("CAUSAL_LM").items():
-        if name not in classes:
-            classes.add(name)
-            found[f"causal/{kind}"] = name
+        if name not in found.values():
+            further.setdefault(name, []).append(kind)
+    found |= {f"causal/{_own_kind(kinds, name)}": name for name, kinds in further.items()}
     found |= {f"other/{kind}": name for kind, name in OTHERS.items()}
     return {name: made for name, made in found.items() if name not in NOT_BUILT}
 
@@ -89,3 +89,11 @@ def _mapping(task: str) -> dict[str, str]:
     from transformers.models.auto import modeling_auto
 
     return dict(getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES"))
+
+
+def _own_kind(kinds: list[str], name: str) -> str:
+    """Of the model types that share a class, the one whose config the class was written for ("llama", not "internlm3")."""
+    import transformers
+
+    own = getattr(transformers, name).config_class.model_type
+    return own if own in kinds else kinds[0]

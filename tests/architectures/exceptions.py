@@ -116,7 +116,7 @@ CONFIGS: dict[str, Settings | Callable[[], Settings]] = {
     "Emu3VQVAEConfig": {"base_channels": 32, "channel_multiplier": [1, 2], "num_res_blocks": 1},
     "JanusVQVAEConfig": {"base_channels": 32, "channel_multiplier": [1, 2], "num_res_blocks": 1},
     "SwinConfig": {"embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4},
-    "ReformerConfig": {"is_decoder": True, "axial_pos_shape": (8, 16), "axial_pos_embds_dim": (32, 32)},
+    "ReformerConfig": {"is_decoder": True, "hash_seed": 0, "axial_pos_shape": (8, 16), "axial_pos_embds_dim": (32, 32)},
 }
 
 # Settings put into a finished config, past its checks.

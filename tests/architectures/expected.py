@@ -111,7 +111,7 @@ LAYOUTS: list[tuple[Layout, str]] = [
         """causal/apertus causal/arcee causal/bitnet causal/cohere causal/cohere2 causal/cohere_compass_text causal/cwm
         causal/diffllama causal/doge causal/emu3 causal/ernie4_5 causal/exaone4 causal/gemma causal/gemma2
         causal/gemma3_text causal/gemma3n_text causal/gemma4_text causal/gemma4_unified_text causal/glm causal/glm4
-        causal/granite causal/granite_swa causal/helium causal/hunyuan_v1_dense causal/hyperclovax causal/internlm3
+        causal/granite causal/granite_swa causal/helium causal/hunyuan_v1_dense causal/hyperclovax causal/llama
         causal/jais2 causal/minicpm3 causal/ministral causal/ministral3 causal/mistral causal/moshi causal/nanochat
         causal/nemotron causal/olmo causal/olmo2 causal/olmo3 causal/persimmon causal/phi causal/phi3
         causal/phi4_multimodal causal/qwen2 causal/qwen3 causal/seed_oss causal/smollm3 causal/stablelm
@@ -119,7 +119,7 @@ LAYOUTS: list[tuple[Layout, str]] = [
     ),
     (
         Layout(IN_MODEL, SELF, EITHER),
-        """causal/afmoe causal/axk1 causal/axk2 causal/beam causal/deepseek_v3 causal/deepseek_v32 causal/dots3_note
+        """causal/afmoe causal/axk1 causal/axk2 causal/beam causal/deepseek_v3 causal/deepseek_v32 causal/dots3_note_text
         causal/ernie4_5_moe causal/exaone_moe causal/flint causal/glm4_moe causal/glm4_moe_lite causal/glm_moe_dsa
         causal/hy_v3 causal/hy_v4 causal/laguna causal/mimo_v2_flash causal/minimax_m3_vl_text""",
     ),
@@ -142,9 +142,9 @@ LAYOUTS: list[tuple[Layout, str]] = [
     ),
     # its experts are inside the attention too
     (Layout(IN_MODEL, {"self_attention": "self_attention"}, MOE), "causal/jetmoe"),
-    (Layout(IN_MODEL, SELF, {"feed_forward: *MLP": "mlp", "feed_forward": "moe"}), "causal/llama4"),
-    (Layout(IN_MODEL, DELTA, DENSE), "causal/olmo_hybrid causal/qwen3_5"),
-    (Layout(IN_MODEL, DELTA, MOE), "causal/qwen3_5_moe causal/qwen3_next causal/qwen4_exp"),
+    (Layout(IN_MODEL, SELF, {"feed_forward: *MLP": "mlp", "feed_forward": "moe"}), "causal/llama4_text"),
+    (Layout(IN_MODEL, DELTA, DENSE), "causal/olmo_hybrid causal/qwen3_5_text"),
+    (Layout(IN_MODEL, DELTA, MOE), "causal/qwen3_5_moe_text causal/qwen3_next causal/qwen4_exp_text"),
     (
         Layout(IN_MODEL, {"self_attn: *DeltaAttention": "linear_attention", "self_attn": "self_attention"}, EITHER),
         "causal/bailing_hybrid causal/kimi_linear",
@@ -238,7 +238,7 @@ LAYOUTS: list[tuple[Layout, str]] = [
     (Layout("transformer.h", {"self_attention": "self_attention"}, DENSE), "causal/bloom causal/falcon"),
     (
         Layout("transformer.h", {"attn": "self_attention"}, DENSE),
-        "causal/codegen causal/gpt-sw3 causal/gpt_bigcode causal/gpt_neo causal/gptj causal/openai-gpt",
+        "causal/codegen causal/gpt2 causal/gpt_bigcode causal/gpt_neo causal/gptj causal/openai-gpt",
     ),
     (Layout("transformer.h", {"multi_head_attention": "self_attention"}, {"ffn": "mlp"}), "causal/ctrl"),
     (Layout("transformer.blocks", {"norm_attn_norm.attn": "self_attention"}, {"ffn": "moe"}), "causal/dbrx"),

@@ -152,7 +152,7 @@ def _entry(name: str, value: Any) -> Any:
 def _numbers_layers(value: Sequence[Any], layers: int) -> bool:
     """Whether a list names layers by number: rising, and none beyond the last."""
     whole = all(isinstance(entry, int) and not isinstance(entry, bool) for entry in value)
-    return bool(value) and whole and list(value) == sorted(set(value)) and 0 <= value[0] and value[-1] < layers
+    return bool(value) and whole and list(value) == sorted(set(value)) and value[0] >= 0 and value[-1] < layers
 
 
 def _rope(value: Any, fields: Mapping[str, Any]) -> Any:
@@ -177,7 +177,7 @@ def _count(fields: Mapping[str, Any]) -> int:
 
 
 def _kept_layers(fields: Mapping[str, Any], layers: int) -> list[int]:
-    """Numbers of the layers to keep: the first two of each kind that per-layer lists tell apart, and the earliest others."""
+    """Layers to keep: the first two of each kind that per-layer lists tell apart, then the earliest others."""
     if not layers:
         return []
     columns = [value for value in fields.values() if isinstance(value, list | tuple) and len(value) == layers]
