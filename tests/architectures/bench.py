@@ -1,7 +1,7 @@
 """`python -m tests.architectures.bench`: one line per class, and totals.
 
-Columns: built (with weights, and a forward runs) | sites right | feed-forwards right | zeroing all attention sites changes
-the output | the model is bit for bit restored, and gives the same output as before.
+Columns: built (with weights, and a forward runs) | sites right | feed-forwards right | zeroing all attention sites
+changes the output | the model is bit for bit restored, and gives the same output as before.
 """
 
 from __future__ import annotations
@@ -103,15 +103,20 @@ def main() -> int:
     chosen = [name for name in names() if not asked.begins or name.startswith(tuple(asked.begins))][part - 1 :: parts]
     warnings.simplefilter("ignore")
     began, totals = time.perf_counter(), Counter[str]()
-    print(" | ".join(("name".ljust(32), *COLUMNS, "")))
+    _say(" | ".join(("name".ljust(32), *COLUMNS, "")))
     for name in chosen:
         row, said = check(name)
         totals.update(column for column in COLUMNS if row[column])
         cells = ({True: "yes", False: "NO", None: "-"}[row[column]].ljust(len(column)) for column in COLUMNS)
-        print(" | ".join((name.ljust(32), *cells, said.splitlines()[0][:110] if said else "")), flush=True)
+        _say(" | ".join((name.ljust(32), *cells, said.splitlines()[0][:110] if said else "")))
     counts = (f"{totals[column]}/{_of(column, chosen)}".ljust(len(column)) for column in COLUMNS)
-    print(" | ".join(("total".ljust(32), *counts, f"{time.perf_counter() - began:.0f} s")))
+    _say(" | ".join(("total".ljust(32), *counts, f"{time.perf_counter() - began:.0f} s")))
     return 0 if all(totals[column] == _of(column, chosen) for column in COLUMNS) else 1
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def _of(column: str, chosen: list[str]) -> int:

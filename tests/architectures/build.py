@@ -1,7 +1,7 @@
 """Tiny random-weight instances of every class in two mappings of transformers, and of some others.
 
-A name is `<mapping>/<model type>`: "vlm/llava", "causal/gpt2", "other/bert". Every model is built by shrinking the sizes
-of its default config (`shrink`), so that nothing here knows what a model looks like.
+A name is `<mapping>/<model type>`: "vlm/llava", "causal/gpt2", "other/bert". Every model is built by shrinking the
+sizes of its default config (`shrink`), so that nothing here knows what a model looks like.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _mapping(task: str) -> dict[str, str]:
 
 
 def _own_kind(kinds: list[str], name: str) -> str:
-    """Of the model types that share a class, the one whose config the class was written for ("llama", not "internlm3")."""
+    """Of the model types that share a class, the one that the class was written for ("llama", not "internlm3")."""
     import transformers
 
     own = getattr(transformers, name).config_class.model_type

@@ -111,6 +111,7 @@ CONFIGS: dict[str, Settings | Callable[[], Settings]] = {
     "DbrxAttentionConfig": {"clip_qkv": 8},
     "Pix2StructVisionConfig": {"patch_embed_hidden_size": 768},
     "xLSTMConfig": {"qk_dim_factor": 1.0},
+    "ConvNextConfig": {"image_size": 64},  # four stages of halving
     # quick to build: the default is wide in lists or multiples that the rules leave alone
     "ChameleonVQVAEConfig": {"base_channels": 32, "channel_multiplier": [1, 2], "num_res_blocks": 1},
     "Emu3VQVAEConfig": {"base_channels": 32, "channel_multiplier": [1, 2], "num_res_blocks": 1},

@@ -1,8 +1,8 @@
 """What `select` should find in each model, decided by reading the model's source; data, not code.
 
-A model's source is the module of its language backbone in transformers. A token mixer is the smallest module that holds
-all weights of one mixing of positions (projections included) and leaves the residual sum outside where it can; the norms
-inside BERT's `attention` cannot be left outside. A feed-forward is the same for what works on each position alone.
+A token mixer is the smallest module that holds all weights of one mixing of positions (projections included) and leaves
+the residual sum outside where it can; the norms inside BERT's `attention` cannot be left outside. A feed-forward is the
+same for what works on each position alone. That they do so is checked too (`test_expected`).
 """
 
 from __future__ import annotations
@@ -119,7 +119,8 @@ LAYOUTS: list[tuple[Layout, str]] = [
     ),
     (
         Layout(IN_MODEL, SELF, EITHER),
-        """causal/afmoe causal/axk1 causal/axk2 causal/beam causal/deepseek_v3 causal/deepseek_v32 causal/dots3_note_text
+        """causal/afmoe causal/axk1 causal/axk2 causal/beam causal/deepseek_v3 causal/deepseek_v32
+        causal/dots3_note_text
         causal/ernie4_5_moe causal/exaone_moe causal/flint causal/glm4_moe causal/glm4_moe_lite causal/glm_moe_dsa
         causal/hy_v3 causal/hy_v4 causal/laguna causal/mimo_v2_flash causal/minimax_m3_vl_text""",
     ),

@@ -54,6 +54,7 @@ SIZES: tuple[tuple[str, int | Callable[[int], int]], ...] = (
 )
 LAYER_COUNTS = re.compile(r"(.*_)?(num_|n_)?(hidden_|encoder_|decoder_)?(layers?|depth|blocks)|num_layers_per_stack")
 COUNT_FIELDS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "depth", "layers", "num_blocks")
+KEY_VALUE_HEADS = re.compile(r".*(key_value_heads|kv_heads|kv_n_heads)")
 TOKEN_ID = re.compile(r".*(token|start|end|newline|patch)_(id|index)s?|im_.*_id|eo[ai]_.*|bo[ai]_.*")
 
 
@@ -94,36 +95,38 @@ def _changes(default: Any) -> dict[str, Any]:
 def _value(name: str, value: Any, fields: Mapping[str, Any], layers: int, kept: Sequence[int]) -> Any:
     if isinstance(value, bool) or value is None or isinstance(value, str | float):
         return value
-    if name == "rope_parameters" or name == "rope_scaling":
-        return _rope(value, fields)
+    if name in {"rope_parameters", "rope_scaling"}:
+        return _rope(value)
     if TOKEN_ID.fullmatch(name):
         return _token(name, value)
     if isinstance(value, int):
-        return _number(name, value, fields, layers, kept)
+        return _number(name, value, fields, len(kept))
     if isinstance(value, list | tuple):
         return _list(name, value, layers, kept)
     return value
 
 
-def _number(name: str, value: int, fields: Mapping[str, Any], layers: int, kept: Sequence[int]) -> int:
+def _number(name: str, value: int, fields: Mapping[str, Any], layers: int) -> int:
     if value <= 2:
         return value
-    if re.fullmatch(r".*(key_value_heads|kv_heads|kv_n_heads|n_kv_heads)", name):
-        return _key_value_heads(name, value, fields)
+    if KEY_VALUE_HEADS.fullmatch(name):
+        return _key_value_heads(value, fields)
     if name == "head_dim" and value == fields.get("qk_rope_head_dim"):
         return HEAD_DIM // 2  # the width of what is rotated
     if LAYER_COUNTS.fullmatch(name) and not name.endswith("_per_layer"):
-        if name in COUNT_FIELDS:
-            return len(kept)
-        counted = any(isinstance(entry, list | tuple) and len(entry) == value for entry in fields.values())
-        return value if counted else min(value, FEWEST_LAYERS)  # the number of a list's entries stays what it is
-    for pattern, size in SIZES:
-        if re.fullmatch(pattern, name):
-            return size(value) if callable(size) else min(value, size)
-    return value
+        return _layer_count(name, value, fields, layers)
+    size = next((size for pattern, size in SIZES if re.fullmatch(pattern, name)), value)
+    return size(value) if callable(size) else min(value, size)
 
 
-def _key_value_heads(name: str, value: int, fields: Mapping[str, Any]) -> int:
+def _layer_count(name: str, value: int, fields: Mapping[str, Any], layers: int) -> int:
+    if name in COUNT_FIELDS:
+        return layers
+    counted = any(isinstance(entry, list | tuple) and len(entry) == value for entry in fields.values())
+    return value if counted else min(value, FEWEST_LAYERS)  # the number of a list's entries stays what it is
+
+
+def _key_value_heads(value: int, fields: Mapping[str, Any]) -> int:
     heads = next((fields[key] for key in ("num_attention_heads", "n_head", "n_heads") if key in fields), value)
     return HEADS if value == heads else HEADS // 2
 
@@ -146,7 +149,7 @@ def _list(name: str, value: Sequence[Any], layers: int, kept: Sequence[int]) -> 
 
 
 def _entry(name: str, value: Any) -> Any:
-    return value if isinstance(value, bool) or not isinstance(value, int) else _number(name, value, {}, 0, ())
+    return value if isinstance(value, bool) or not isinstance(value, int) else _number(name, value, {}, 0)
 
 
 def _numbers_layers(value: Sequence[Any], layers: int) -> bool:
@@ -155,13 +158,13 @@ def _numbers_layers(value: Sequence[Any], layers: int) -> bool:
     return bool(value) and whole and list(value) == sorted(set(value)) and value[0] >= 0 and value[-1] < layers
 
 
-def _rope(value: Any, fields: Mapping[str, Any]) -> Any:
+def _rope(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     small: dict[str, Any] = {}
     for key, entry in value.items():
         if isinstance(entry, Mapping):
-            small[key] = _rope(entry, fields)
+            small[key] = _rope(entry)
         elif key == "mrope_section":
             pairs = int(HEAD_DIM * value.get("partial_rotary_factor", 1.0)) // 2
             small[key] = [pairs - (len(entry) - 1) * (pairs // len(entry))] + [pairs // len(entry)] * (len(entry) - 1)

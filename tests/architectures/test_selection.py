@@ -17,7 +17,7 @@ def _cases():
             yield pytest.param(name, role, id=f"{name}-{role}", marks=marks)
 
 
-@pytest.mark.parametrize(("name", "role"), _cases())
+@pytest.mark.parametrize(("name", "role"), list(_cases()))
 def test_select_finds_what_the_source_says(name, role):
     wrong = differences(name, build_meta(name), role)
     assert not wrong, "\n".join(wrong)
