@@ -31,7 +31,10 @@ def test_an_instance_is_the_same_each_time_and_leaves_chance_alone(name):
     assert torch.equal(torch.get_rng_state(), before)
     assert one.state_dict().keys() == two.state_dict().keys()
     assert all(torch.equal(weight, two.state_dict()[key]) for key, weight in one.state_dict().items())
-    assert any(not torch.equal(weight, other) for weight, other in zip(build(name, 1).parameters(), one.parameters()))
+    assert any(
+        not torch.equal(weight, other)
+        for weight, other in zip(build(name, 1).parameters(), one.parameters(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", SOME)
