@@ -59,7 +59,8 @@ def build(name: str, seed: int = 0) -> nn.Module:
         torch.manual_seed(seed)
         model = class_of(name)(config_of(name)).eval()
         for parameter in model.parameters():
-            if not parameter.any():  # zeros hide mistakes: a bias of zero is zeroed without being touched
+            # zeros hide mistakes (a bias of zero is zeroed without being touched), and so does SAM's start at 1e-10
+            if parameter.abs().max() < 1e-6:
                 nn.init.normal_(parameter, std=0.02)
     return model
 

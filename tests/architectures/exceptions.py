@@ -35,6 +35,8 @@ NOT_BUILT = {
     "causal/gemma4_unified_assistant": "its check of layers that share keys and values refuses every config",
 }
 
+_TILING = ("LlavaNext", "LlavaNextVideo", "LlavaOnevision")
+
 # By name of the config class: what to change besides the rules' doing; a function where something must be imported.
 CONFIGS: dict[str, Settings | Callable[[], Settings]] = {
     # a vocabulary of image tokens that the default leaves out
@@ -112,6 +114,10 @@ CONFIGS: dict[str, Settings | Callable[[], Settings]] = {
     "Pix2StructVisionConfig": {"patch_embed_hidden_size": 768},
     "xLSTMConfig": {"qk_dim_factor": 1.0},
     "ConvNextConfig": {"image_size": 64},  # four stages of halving
+    **{family + "Config": {"image_grid_pinpoints": [[32, 64], [64, 32]]} for family in _TILING},
+    "MllamaVisionConfig": {"vision_output_dim": 3 * 64},  # the last layer's output and two from between
+    "VipLlavaConfig": {"vision_feature_layer": [-1, -2]},
+    "AriaConfig": {"projector_patch_to_query_dict": {64: 16}},
     # quick to build: the default is wide in lists or multiples that the rules leave alone
     "ChameleonVQVAEConfig": {"base_channels": 32, "channel_multiplier": [1, 2], "num_res_blocks": 1},
     "Emu3VQVAEConfig": {"base_channels": 32, "channel_multiplier": [1, 2], "num_res_blocks": 1},
