@@ -7,8 +7,6 @@ every single answer.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +15,11 @@ import numpy as np
 import torch
 from scipy.stats import binomtest
 
-from layersurgery.embedded import INSTRUCTION, TASKS, make_samples
-from layersurgery.tasks import LETTERS, Sample
+from layersurgery import ChoiceScorer, Sample, Zero, select, sweep
+from layersurgery.embedded import TASKS, make_samples
 
 ALPHA = 0.05
-BATCH = 250
+BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -66,18 +64,9 @@ def answers(model: Any, processor: Any, samples: list[Sample]) -> np.ndarray:
     Returns:
         [1 + layers, n] booleans: whether the right option's letter is the likeliest.
     """
-    table = []
-    for start in range(0, len(samples), BATCH):
-        some = samples[start : start + BATCH]
-        inputs = _inputs(processor, some)
-        right = np.array([sample.answer for sample in some])
-        letters = processor.tokenizer.convert_tokens_to_ids(list(LETTERS[: len(some[0].options)]))
-        column = [_likeliest(model, inputs, letters) == right]
-        for layer in model.model.language_model.layers:
-            with _zeroed(layer.self_attn):
-                column.append(_likeliest(model, inputs, letters) == right)
-        table.append(np.stack(column))
-    return np.concatenate(table, axis=1)
+    score = ChoiceScorer(processor, batch_size=BATCH)
+    table = sweep(model, score, samples, at=select(model), do=Zero())
+    return np.vstack([table.base, table.scores]) > 0.5
 
 
 def summarise(samples: dict[str, list[Sample]], tables: dict[str, np.ndarray]) -> list[Row]:
@@ -163,41 +152,6 @@ def main() -> None:
         options.markdown.write_text(text, encoding="utf-8")
     if options.npz:
         np.savez_compressed(options.npz, allow_pickle=False, **tables)
-
-
-def _inputs(processor: Any, samples: list[Sample]) -> Any:
-    messages = []
-    for sample in samples:
-        lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, sample.options, strict=False)]
-        text = "\n".join([sample.question, *lines, INSTRUCTION])
-        parts = [{"type": "image", "image": sample.images[0]}, {"type": "text", "text": text}]
-        messages.append([{"role": "user", "content": parts}])
-    return processor.apply_chat_template(
-        messages,
-        tokenize=True,
-        add_generation_prompt=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs={"padding": True},
-    )
-
-
-@torch.no_grad()
-def _likeliest(model: Any, inputs: Any, letters: list[int]) -> np.ndarray:
-    return model(**inputs, logits_to_keep=1).logits[:, -1, letters].argmax(-1).numpy()
-
-
-@contextmanager
-def _zeroed(module: torch.nn.Module) -> Iterator[None]:
-    parameters = list(module.parameters())
-    kept = [parameter.data for parameter in parameters]
-    try:
-        for parameter in parameters:
-            parameter.data = torch.zeros_like(parameter.data)
-        yield
-    finally:
-        for parameter, data in zip(parameters, kept, strict=True):
-            parameter.data = data
 
 
 def _mcnemar(before: np.ndarray, after: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Stages 1 to 4 in a row: the base model, from nothing."""
+"""Stages 1 to 6 in a row: the base model, from nothing."""
 
 from __future__ import annotations
 
@@ -16,9 +16,21 @@ from examples.train_tiny_vlm.vision import train_vision
 from layersurgery.embedded import TASKS
 
 SEED = 0
-ROUNDS = (
-    ("instruct", WEIGHTS, 2000, 1.5e-3),
-    ("instruct again", dict.fromkeys(TASKS, 1.0), 2500, 1.2e-3),  # the rare tasks need more than their share
+EQUAL = dict.fromkeys(TASKS, 1.0)
+ROUNDS: tuple[dict[str, Any], ...] = (
+    {"name": "instruct", "weights": WEIGHTS, "steps": 2000, "rate": 1.5e-3, "text_share": 0.15},
+    # the rare tasks need more than their share
+    {"name": "instruct again", "weights": EQUAL, "steps": 2500, "rate": 1.2e-3, "text_share": 0.05},
+    # no layer's attention may be the only way to an answer
+    {
+        "name": "drop",
+        "weights": EQUAL,
+        "steps": 300,
+        "rate": 8e-4,
+        "text_share": 0.05,
+        "warmup": 30,
+        "drop": 0.25,
+    },
 )
 
 
@@ -34,18 +46,5 @@ def train_base() -> tuple[LlavaForConditionalGeneration, list[dict[str, Any]]]:
     start_decoder(model, to_pixels([scene.image for scene in scenes]), SEED)
     stages.append(align(model, steps=300, seed=SEED))
     stages.append(train_dense(model, steps=450, seed=SEED))
-    for name, weights, steps, rate in ROUNDS:
-        stages.append(
-            train_instruct(
-                model,
-                name=name,
-                weights=weights,
-                steps=steps,
-                seed=SEED,
-                rate=rate,
-                batch=16,
-                shorts=2,
-                text_share=0.15 if weights is WEIGHTS else 0.05,
-            )
-        )
+    stages.extend(train_instruct(model, seed=SEED, batch=16, shorts=2, **settings) for settings in ROUNDS)
     return model, stages

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from random import Random
 from typing import Any
 
@@ -53,6 +54,7 @@ def train_instruct(
     text_share: float = 0.0,
     warmup: int = 100,
     corrupt: Mapping[str, Corruption] | None = None,
+    drop: float = 0.0,
 ) -> dict[str, Any]:
     """Train on a mixture of tasks, in the form in which they are asked later.
 
@@ -69,26 +71,51 @@ def train_instruct(
         text_share: share of choices that need no picture ("Which is red?").
         warmup: steps until the peak learning rate.
         corrupt: for some tasks, what is taught in place of the right answer.
+        drop: probability with which a step goes without a layer's attention; the first layer keeps its own.
     """
     rng = Random(f"{name}/{seed}")
     packer = Packer(choices, shorts)
     mixture = Mixture(weights, choices, shorts, text_share, corrupt or {})
     stage = Stage(name, (p for p in model.parameters() if p.requires_grad), steps, rate, warmup=warmup)
     model.train()
-    for _ in range(steps):
-        packed = packer.pack([mixture.draw(rng) for _ in range(batch)])
-        hidden = model.model(**packed.inputs, use_cache=False).last_hidden_state.flatten(0, 1)
-        logits = model.lm_head(hidden[packed.positions])
-        ends = model.lm_head(hidden[packed.positions + 1])
-        end = torch.full_like(packed.answers, VOCABULARY["</s>"])
-        loss = cross_entropy(logits, packed.answers) + END_WEIGHT * cross_entropy(ends, end)
-        right = (logits.argmax(-1) == packed.answers).float().view(batch, choices + shorts)
-        measured = {"choice": right[:, :choices].mean().item()}
-        if shorts:
-            measured["short"] = right[:, choices:].mean().item()
-        stage.step(loss, **measured)
+    with dropped_attention(model, drop, seed):
+        for _ in range(steps):
+            packed = packer.pack([mixture.draw(rng) for _ in range(batch)])
+            hidden = model.model(**packed.inputs, use_cache=False).last_hidden_state.flatten(0, 1)
+            logits = model.lm_head(hidden[packed.positions])
+            ends = model.lm_head(hidden[packed.positions + 1])
+            end = torch.full_like(packed.answers, VOCABULARY["</s>"])
+            loss = cross_entropy(logits, packed.answers) + END_WEIGHT * cross_entropy(ends, end)
+            right = (logits.argmax(-1) == packed.answers).float().view(batch, choices + shorts)
+            measured = {"choice": right[:, :choices].mean().item()}
+            if shorts:
+                measured["short"] = right[:, choices:].mean().item()
+            stage.step(loss, **measured)
     model.eval()
     return stage.record()
+
+
+@contextmanager
+def dropped_attention(model: LlavaForConditionalGeneration, share: float, seed: int) -> Iterator[None]:
+    """Stochastic depth (Huang et al., arXiv 1603.09382) for attention: random layers go without it in every step.
+
+    Args:
+        model: its decoder gets hooks, which are removed again.
+        share: how often a layer goes without; 0: never, no hooks.
+        seed: of the choice.
+    """
+    draw = torch.Generator().manual_seed(seed)
+
+    def maybe_drop(module: torch.nn.Module, arguments: Any, output: tuple[torch.Tensor, ...]) -> Any:
+        return (output[0] * 0.0, *output[1:]) if torch.rand((), generator=draw) < share else output
+
+    layers = list(model.model.language_model.layers)[1:] if share else []
+    hooks = [layer.self_attn.register_forward_hook(maybe_drop) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class Mixture:

@@ -9,7 +9,7 @@ import torch
 from examples.train_tiny_vlm.alignment import align
 from examples.train_tiny_vlm.dense import train_dense
 from examples.train_tiny_vlm.export import round_weights, save
-from examples.train_tiny_vlm.instruct import WEIGHTS, Mixture, train_instruct
+from examples.train_tiny_vlm.instruct import WEIGHTS, Mixture, dropped_attention, train_instruct
 from examples.train_tiny_vlm.model import VOCABULARY, build_model, build_processor, start_decoder, to_pixels
 from examples.train_tiny_vlm.packing import Choice, Item, Packer, Short, encode
 from examples.train_tiny_vlm.patches import patches, training_scenes
@@ -142,6 +142,25 @@ def two_steps_of_everything():
     finally:
         torch.set_num_threads(threads)
     return {name: weight.clone() for name, weight in model.state_dict().items()}
+
+
+def test_dropped_attention_spares_the_first_layer_and_leaves_no_hook():
+    model, processor = build_model(0), build_processor()
+    inputs = prompt(processor, make_samples("map_value", "train", 1)[0])
+    layers = model.model.language_model.layers
+    hooks = [len(layer.self_attn._forward_hooks) for layer in layers]
+    with torch.no_grad():
+        before = model(**inputs).logits
+        with dropped_attention(model, 1.0, 0):
+            without = model(**inputs).logits
+        after = model(**inputs).logits
+        for layer in list(layers)[1:]:
+            layer.self_attn.o_proj.weight.zero_()
+        zeroed = model(**inputs).logits
+    assert torch.equal(before, after)
+    assert torch.allclose(without, zeroed, atol=1e-6)
+    assert not torch.allclose(without, before, atol=1e-3)
+    assert [len(layer.self_attn._forward_hooks) for layer in layers] == hooks
 
 
 def test_a_stage_learns_and_keeps_its_record():
