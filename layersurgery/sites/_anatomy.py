@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import re
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -32,7 +32,7 @@ class Tower:
 
 def towers_of(model: nn.Module) -> tuple[Tower, ...]:
     """All towers of a model, in the order in which they are registered; empty where nothing is layered."""
-    stacks = _stacks(model)
+    stacks = _chained(_stacks(model))
     names = _name_towers(model, stacks)
     return tuple(Tower(names[path], path, layers) for path, layers in stacks.items())
 
@@ -73,31 +73,54 @@ def _whole(layers: tuple[Layer, ...]) -> bool:
     return all({MIXER, FEED_FORWARD} <= {part.role for part in layer.parts} for layer in layers)
 
 
-def _name_towers(model: nn.Module, stacks: dict[str, Any]) -> dict[str, str]:
-    names = {path: _modality(model, path) for path in stacks}
-    for path in stacks:
-        for half, other in (("encoder", "decoder"), ("decoder", "encoder")):
-            twin = any(_swap(path, half, other) in stack for stack in (_without_leaf(stacks)))
-            if twin and names[path] == "language":
-                names[path] = half
+def _chained(stacks: dict[str, tuple[Layer, ...]]) -> dict[str, tuple[Layer, ...]]:
+    """Stages of one network (`stages.0.blocks`, `stages.1.blocks`, ...) as one chain, its layers counted through."""
+    chains: dict[str, list[Layer]] = {}
+    for path, layers in stacks.items():
+        chains.setdefault(re.sub(r"\.\d+(?=\.|$)", ".#", path), []).extend(layers)
+    return {
+        path.partition(".#")[0]: tuple(replace(layer, index=index) for index, layer in enumerate(layers))
+        if ".#" in path
+        else tuple(layers)
+        for path, layers in chains.items()
+    }
+
+
+def _name_towers(model: nn.Module, stacks: dict[str, tuple[Layer, ...]]) -> dict[str, str]:
+    read = {path: _modality(model, path) for path in stacks}
+    names = {path: name for path, (name, _) in read.items()}
+    for path, name in list(names.items()):
+        twin = _twin(path, stacks)
+        if twin is not None and names[twin] == name and "decoder" in path.split("."):
+            names[path] = "decoder"
+            names[twin] = "encoder" if name == "language" else name  # Whisper's encoder is its audio tower
+    named = [path for path, name in names.items() if name == "language"]
+    for beside in (
+        lambda path: not read[path][1],  # nothing says that it is language, as it does of another
+        lambda path: "encoder" in words(path),  # of proteins, of bytes
+        lambda path: bool(words(path.rsplit(".", 1)[-1]) & (_names.CROSS | _names.ATTENTION)),  # adapters in between
+    ):
+        others = [path for path in named if not beside(path)]
+        if others and len(named) > 1:
+            names.update((path, "other") for path in named if path not in others)
+            named = others
     return names
 
 
-def _without_leaf(stacks: dict[str, Any]) -> list[str]:
-    return [path + "." for path in stacks]
-
-
-def _swap(path: str, half: str, other: str) -> str:
-    """The path of the other half up to the word that differs, or something that no path contains."""
+def _twin(path: str, stacks: dict[str, tuple[Layer, ...]]) -> str | None:
+    """The stack in the other half of an encoder-decoder: `a.encoder...` for `a.decoder...`."""
     steps = path.split(".")
-    if half not in steps:
-        return "\0"
-    at = steps.index(half)
-    return ".".join([*steps[:at], other]) + "."
+    if "decoder" not in steps:
+        return None
+    start = ".".join([*steps[: steps.index("decoder")], "encoder"]) + "."
+    return next((other for other in stacks if other.startswith(start)), None)
 
 
-def _modality(model: nn.Module, path: str) -> str:
-    """What data a stack reads: what its path says, else the classes on the way, else the model's main input."""
+def _modality(model: nn.Module, path: str) -> tuple[str, bool]:
+    """What data a stack reads - what its path says, else the classes on the way - and whether anything says so.
+
+    Where nothing does, it is what the model's main input is, or language.
+    """
     ways = [words(step) for step in path.split(".")]
     module, classes = model, []
     for step in path.split("."):
@@ -106,8 +129,8 @@ def _modality(model: nn.Module, path: str) -> str:
     for said in (ways, classes):
         for name, hints in _names.TOWERS.items():
             if any(step & hints for step in said):
-                return name
-    return _MAIN_INPUT.get(getattr(model, "main_input_name", ""), "language")
+                return name, True
+    return _MAIN_INPUT.get(getattr(model, "main_input_name", ""), "language"), False
 
 
 _MAIN_INPUT = {"pixel_values": "vision", "input_features": "audio", "input_values": "audio"}

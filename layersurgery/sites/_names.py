@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-ATTENTION = {"attention", "attn", "attentions", "crossattention", "selfattention", "encdecattention", "mha"}
+ATTENTION = {"attention", "attn", "attentions", "crossattention", "selfattention", "encdecattention", "mha", "mla"}
 OTHER_MIXERS = {
     "mamba": {"mamba", "ssm", "ssd"},
     "linear_attention": {
@@ -22,13 +22,16 @@ OTHER_MIXERS = {
         "lightning",
     },
     "recurrent": {"rwkv", "rglru", "lru", "xlstm", "mlstm", "slstm", "recurrent", "timemix"},
-    "convolution": {"shortconv", "hyena"},
+    "conv": {"shortconv", "hyena"},
 }
 MIXER = {"mixer"}
 FEED_FORWARD = {"mlp", "ffn", "ff", "feedforward", "moe", "experts", "ffw"}
-MIXTURE = {"moe", "experts", "sparse"}
-CROSS = {"cross", "crossattention", "encdec", "encdecattention"}
+MIXTURE = {"moe", "experts"}
+EXPERTS = {"experts", "router"}
+CROSS = {"cross", "crossattention", "crossattn", "encdec", "encdecattention", "encoderattn"}
 NORM = {"norm", "layernorm", "ln"}
+DECAY = {"decay"}  # a state that fades: recurrent, whatever the class calls it
+ADAPTER = {"adapter", "adapters", "lora"}
 PROJECTION_NORM = {
     "q",
     "k",

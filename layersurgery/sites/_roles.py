@@ -1,9 +1,13 @@
-"""What the children of one layer do: token mixers, feed-forward, norms."""
+"""What the children of one layer do: token mixers, feed-forward, norms.
+
+Names are hints of unequal weight: what a class is called says more than the attribute that holds it, and the family's
+name in front of both says nothing. Where hints compete, a module with substance (several weight matrices) wins.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -16,12 +20,13 @@ FEED_FORWARD = "mlp"
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a layer with a role; `path` and `parts` are relative to the layer."""
+    """A piece of a layer with a role; `path` and `parts` are relative to the layer. `sure`: its class says so."""
 
     role: str
     kind: str
     path: str
     parts: tuple[str, ...] = ()
+    sure: bool = True
 
 
 def parts_of(layer: nn.Module) -> list[Part]:
@@ -30,9 +35,8 @@ def parts_of(layer: nn.Module) -> list[Part]:
     A feed-forward that is not a module of its own (OPT's `fc1` and `fc2`, torch's `linear1` and `linear2`, BERT's
     `intermediate` and `output`) is one part that names the weight modules it consists of.
     """
-    found = list(_named_parts(layer, ""))
-    mixers = [part for part in found if part.role == MIXER]
-    if mixers and not any(part.role == FEED_FORWARD for part in found):
+    found = _surest(_named_parts(layer, layer, ""))
+    if any(part.role == MIXER for part in found) and not any(part.role == FEED_FORWARD for part in found):
         loose = tuple(_loose_weights(layer, "", {part.path for part in found}))
         if loose:
             found.append(Part(FEED_FORWARD, "mlp", "", loose))
@@ -40,13 +44,14 @@ def parts_of(layer: nn.Module) -> list[Part]:
 
 
 def is_norm(name: str, module: nn.Module) -> bool:
-    """Whether a module is a normalisation: a leaf that says so by its class or its name."""
-    return not _children(module) and bool((words(type(module).__name__) | words(name)) & _names.NORM)
+    """Whether a module is a normalisation: it is called so, or is a leaf of such a class."""
+    leaf = not _children(module)
+    return bool(words(name) & _names.NORM) or (leaf and bool(words(type(module).__name__) & _names.NORM))
 
 
 def is_stream_norm(name: str, module: nn.Module) -> bool:
     """Whether a module normalises the residual stream, not just queries and keys."""
-    return is_norm(name, module) and not words(name) & _names.PROJECTION_NORM
+    return is_norm(name.rsplit(".", 1)[-1], module) and not words(name.rsplit(".", 1)[-1]) & _names.PROJECTION_NORM
 
 
 def has_weights(module: nn.Module) -> bool:
@@ -54,34 +59,88 @@ def has_weights(module: nn.Module) -> bool:
     return any(True for _ in module.parameters()) or any(buffer.dim() > 1 for buffer in module.buffers())
 
 
-def _named_parts(module: nn.Module, prefix: str) -> Iterator[Part]:
+def _named_parts(layer: nn.Module, module: nn.Module, prefix: str) -> Iterator[Part]:
     for name, child in _children(module):
-        if is_norm(name, child):
-            continue
         path = f"{prefix}{name}"
-        role, kind = _read(name, child)
-        if role is not None:
-            yield Part(role, kind, _core(child, path))
+        if is_norm(name, child):
+            if _children(child):  # called a norm, and yet with an attention inside (DBRX)
+                wrapped = list(_named_parts(layer, child, path + "."))
+                yield from (piece for piece in wrapped if piece.role == MIXER and piece.sure)
+            continue
+        part = _read(layer, name, child)
+        inner = list(_named_parts(layer, child, path + ".")) if part is None or part.role == MIXER else []
+        if part is None or {MIXER, FEED_FORWARD} <= {piece.role for piece in inner}:
+            yield from inner  # a container, or a whole block inside the layer (Zamba's shared transformer)
         else:
-            yield from _named_parts(child, path + ".")
+            yield replace(part, path=_core(child, path))
 
 
-def _read(name: str, module: nn.Module) -> tuple[str | None, str]:
+def _surest(parts: Iterator[Part]) -> list[Part]:
+    """Without what is named after attention or feed-forward (gates, scales, connections), if the real one is there."""
+    found = list(parts)
+    sure = {part.role for part in found if part.sure}
+    return [part for part in found if part.sure or part.role not in sure]
+
+
+def _read(layer: nn.Module, name: str, module: nn.Module) -> Part | None:
     """Role and kind of a child. The class speaks first: NemotronH calls attention and MLP alike `mixer`."""
-    if isinstance(module, nn.ModuleList | nn.ModuleDict):
-        return None, ""
-    for said in (words(type(module).__name__), words(name)):
-        both = said | words(name)
-        for kind, hints in _names.OTHER_MIXERS.items():
-            if said & hints:
-                return MIXER, kind
-        if said & _names.ATTENTION:
-            return MIXER, "cross_attention" if both & _names.CROSS else "self_attention"
-        if said & _names.FEED_FORWARD:
-            return FEED_FORWARD, "moe" if said & _names.MIXTURE else "mlp"
-    if words(name) & _names.MIXER or words(type(module).__name__) & _names.MIXER:
-        return MIXER, "mixer"
-    return None, ""
+    if isinstance(module, nn.ModuleList | nn.ModuleDict | nn.Embedding):
+        return None
+    family, own = _family_and_own(type(layer).__name__, type(module).__name__)
+    by_class, by_name = words(own), words(name)
+    for said, sure in ((by_class, True), (by_name, False)):
+        role = _role(said)
+        if role is None or (role == FEED_FORWARD and not sure and not _children(module)):
+            continue  # a single projection called "ffn" is half of a feed-forward
+        if role == MIXER:
+            return Part(role, _mixer_kind(family, said, by_name, module), "", sure=sure and _matrices(module) > 1)
+        return Part(role, "moe" if said & _names.MIXTURE or _has_experts(module) else "mlp", "", sure=sure)
+    return None
+
+
+def _role(said: set[str]) -> str | None:
+    if any(said & hints for hints in _names.OTHER_MIXERS.values()) or said & _names.ATTENTION:
+        return MIXER
+    if said & _names.FEED_FORWARD:
+        return FEED_FORWARD
+    return MIXER if said & _names.MIXER else None
+
+
+def _mixer_kind(family: str, said: set[str], by_name: set[str], module: nn.Module) -> str:
+    for kind, hints in _names.OTHER_MIXERS.items():
+        if said & hints:
+            return kind
+    inside = set().union(*(words(parameter) for parameter, _ in module.named_parameters()))
+    if said & _names.ATTENTION and not inside & _names.DECAY:
+        return "cross_attention" if (said | by_name) & _names.CROSS else "self_attention"
+    for kind, hints in _names.OTHER_MIXERS.items():
+        if (words(family) | by_name) & hints:
+            return kind
+    return "mixer"
+
+
+def _family_and_own(layer: str, name: str) -> tuple[str, str]:
+    """A class name without what it shares with its layer's: ("NemotronH", "MLP") for a NemotronHBlock's NemotronHMLP.
+
+    >>> _family_and_own("JambaAttentionDecoderLayer", "JambaAttention"), _family_and_own("GPT2Block", "Mixer")
+    (('Jamba', 'Attention'), ('', 'Mixer'))
+    """
+    shared = next(
+        (at for at, pair in enumerate(zip(layer, name, strict=False)) if pair[0] != pair[1]), min(len(layer), len(name))
+    )
+    # the name's own part must begin with a capital and have something left to say
+    starts = [at for at in range(1, shared + 1) if at < len(name) and name[at].isupper() and not name[at - 1].isupper()]
+    if shared < len(name) and name[shared].isupper():
+        starts.append(shared)
+    return (name[: max(starts)], name[max(starts) :]) if starts else ("", name)
+
+
+def _matrices(module: nn.Module) -> int:
+    return sum(tensor.dim() > 1 for tensor in (*module.parameters(), *module.buffers()))
+
+
+def _has_experts(module: nn.Module) -> bool:
+    return any(words(name.rsplit(".", 1)[-1]) & _names.EXPERTS for name, _ in module.named_modules())
 
 
 def _core(module: nn.Module, path: str) -> str:
@@ -99,7 +158,7 @@ def _core(module: nn.Module, path: str) -> str:
 def _loose_weights(module: nn.Module, prefix: str, taken: set[str]) -> Iterator[str]:
     for name, child in _children(module):
         path = f"{prefix}{name}"
-        if path in taken or is_norm(name, child):
+        if path in taken or is_norm(name, child) or words(name) & _names.ADAPTER:
             continue
         if _children(child):
             yield from _loose_weights(child, path + ".", taken)

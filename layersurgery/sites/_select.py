@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -88,18 +87,18 @@ class _Finder:
 
     def by_role(self, role: str, tower: str | None) -> list[Site]:
         chosen = self._choose(tower)
-        found = [site for part in chosen for site in self._sites(part, role)]
+        found = self._sites(chosen, role)
         if not found:
             raise SelectionError(
-                f"no layer of the {chosen[0].name} tower ({chosen[0].path}) has a part with role {role!r}; use "
+                f"no layer of the {chosen.name} tower ({chosen.path}) has a part with role {role!r}; use "
                 f"pattern= "
-                f"with a name such as {self._some_names(chosen[0].layers[0].path)}"
+                f"with a name such as {self._some_names(chosen.layers[0].path)}"
             )
         return found
 
     def by_pattern(self, pattern: Pattern, tower: str | None) -> list[Site]:
         fits = matcher(pattern)
-        within = tuple(part.path + "." for part in self._choose(tower)) if tower is not None else ("",)
+        within = "" if tower is None else self._choose(tower).path + "."
         named = [(path, module) for path, module in self._model.named_modules() if path and path.startswith(within)]
         matched = [path for path, module in named if fits(path, module)]
         if not matched:
@@ -120,7 +119,7 @@ class _Finder:
             raise no_match(pattern, [site.path for site in sites], self._model)
         return kept
 
-    def _choose(self, name: str | None) -> list[Tower]:
+    def _choose(self, name: str | None) -> Tower:
         if not self._towers:
             raise SelectionError(
                 f"{type(self._model).__name__} has no list of layers that mix tokens, so roles and towers mean nothing "
@@ -142,11 +141,9 @@ class _Finder:
             )
         return self._only(fitting, name)
 
-    def _only(self, towers: list[Tower], name: str | None) -> list[Tower]:
-        """One tower; several are an ambiguity, except the stages of one staged network (Swin), which are one chain."""
-        chains = {re.sub(r"\.\d+(?=\.|$)", ".#", tower.path) for tower in towers}
-        if len(chains) == 1:
-            return towers
+    def _only(self, towers: list[Tower], name: str | None) -> Tower:
+        if len(towers) == 1:
+            return towers[0]
         what = f"{len(towers)} towers called {name!r}" if name else f"{len(towers)} towers"
         raise SelectionError(f"ambiguous: there are {what}; choose one with tower=<path>: {_listed(towers)}")
 
