@@ -43,6 +43,10 @@ class SearchError(LayerSurgeryError, ValueError):
     """A decision rule was set up or called in a way that cannot work."""
 
 
+class VectorError(LayerSurgeryError, ValueError):
+    """Interaction vectors do not fit together, or cannot answer what was asked of them."""
+
+
 class TaskError(LayerSurgeryError, LookupError):
     """An unknown task or benchmark."""
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from layersurgery.errors import VectorError
 from layersurgery.report._figure import new_figure
 from layersurgery.report._table import Table, as_table
-from layersurgery.vectors import VectorError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from layersurgery.vectors import VectorError
+from layersurgery.errors import VectorError
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from layersurgery.errors import VectorError
 from layersurgery.report._table import as_table
-from layersurgery.vectors import VectorError
 
 _LONGEST_NAME = 28
 _BETTER, _NEUTRAL, _WORSE = (178, 24, 43), (247, 247, 247), (33, 102, 172)

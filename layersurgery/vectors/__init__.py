@@ -1,6 +1,5 @@
 """Task-layer interaction vectors of several tasks: correlation, clusters, consistency."""
 
-from layersurgery.vectors._error import VectorError
 from layersurgery.vectors._vectors import Consistency, InteractionVectors
 
-__all__ = ["Consistency", "InteractionVectors", "VectorError"]
+__all__ = ["Consistency", "InteractionVectors"]

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from layersurgery.vectors._error import VectorError
+from layersurgery.errors import VectorError
 
 LinkageMethod = Literal["average", "complete", "single", "weighted"]
 

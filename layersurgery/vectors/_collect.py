@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from layersurgery.vectors._error import VectorError
+from layersurgery.errors import VectorError
 
 
 def collect(vectors: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from layersurgery.errors import TaskError
+from layersurgery.errors import TaskError, VectorError
 from layersurgery.vectors._cluster import LinkageMethod, flat_clusters, merge_tree
 from layersurgery.vectors._collect import collect
-from layersurgery.vectors._error import VectorError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from layersurgery.errors import VectorError
 from layersurgery.interventions import Zero
 from layersurgery.report import dendrogram, heatmap, plot_vector, terminal_heatmap
 from layersurgery.sites import Site, Sites
 from layersurgery.surgery import Surgery
 from layersurgery.sweeps import ScoreTable
-from layersurgery.vectors import InteractionVectors, VectorError
+from layersurgery.vectors import InteractionVectors
 
 CHANGES = np.array([[0.125, -0.4, 0.0], [0.02, -0.03, 0.004]])
 VECTORS = InteractionVectors({"sum": CHANGES[0], "maps": CHANGES[1]})

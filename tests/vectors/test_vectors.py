@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import pdist, squareform
 
-from layersurgery.errors import LayerSurgeryError, TaskError
+from layersurgery.errors import LayerSurgeryError, TaskError, VectorError
 from layersurgery.interventions import Uniform, Zero
 from layersurgery.sites import Site, Sites
 from layersurgery.surgery import Surgery
 from layersurgery.sweeps import ScoreTable
-from layersurgery.vectors import InteractionVectors, VectorError
+from layersurgery.vectors import InteractionVectors
 
 THREE = {"sum": [0.1, 0.0, -0.4, 0.2], "count": [0.2, 0.0, -0.7, 0.5], "maps": [-0.3, 0.1, 0.1, 0.0]}
 
