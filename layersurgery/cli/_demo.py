@@ -11,7 +11,6 @@ from typing import Any
 
 from layersurgery.cli import _screen as screen
 
-SHOTS = 20
 HELD_OUT = 500
 MAP_SAMPLES = 100
 BATCH = 100
@@ -24,12 +23,15 @@ class Story:
     title: str
     checkpoint: str
     task: str
+    shots: int
 
 
+# The paper draws 10 to 20 samples. That is enough for a planted layer, and rarely for an effect of natural size among
+# others: `docs/method.md` shows why, so the demo draws more for those.
 STORIES = (
-    Story("A layer that came to interfere by itself, in narrow fine-tuning", "natural", "shape_count"),
-    Story("A layer that was planted: inserted, and trained on wrong labels", "planted", "digit_name"),
-    Story("A task on which nothing should be found", "natural", "map_legend"),
+    Story("A layer that came to interfere by itself, in narrow fine-tuning", "natural", "digit_even", 100),
+    Story("A layer that was planted: inserted, and trained on wrong labels", "planted", "digit_name", 20),
+    Story("A task for which every layer is needed: nothing should be found", "natural", "shape_count", 100),
 )
 
 
@@ -108,12 +110,14 @@ class _Demo:
         from layersurgery.embedded import TASKS, make_samples
 
         self._say(screen.title(story.title))
-        self._say(f"task {story.task}: {TASKS[story.task].description}")
+        self._say(
+            f"task {story.task}: {TASKS[story.task].description} Probe: {story.shots} samples, or more on a tie.\n"
+        )
         found = talo(
             self._models[story.checkpoint],
             self._scorers[story.checkpoint],
-            make_samples(story.task, "probe", 10 * SHOTS),
-            rule=PaperRule(SHOTS),
+            make_samples(story.task, "probe", 4 * story.shots),
+            rule=PaperRule(story.shots),
             confirm=make_samples(story.task, "test", HELD_OUT),
             seed=self._seed,
             progress=self._show,

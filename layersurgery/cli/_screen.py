@@ -29,9 +29,10 @@ def paragraph(text: str) -> str:
 def table(rows: Sequence[Mapping[str, str]]) -> str:
     """Rows under the names of their fields.
 
-    >>> print(table([{"before": "A", "after": "B"}]))
-    before  after
-    A       B
+    Examples:
+        >>> print(table([{"before": "A", "after": "B"}]))
+        before  after
+        A       B
     """
     if not rows:
         return "none"

@@ -34,9 +34,10 @@ def make_samples(task: str, split: str, n: int, seed: int = 0) -> list[Sample]:
         TaskError: for an unknown task.
         SampleError: for an unknown split, or n below 1.
 
-    >>> sample = make_samples("digit_sum", "test", 1)[0]
-    >>> sample.question, sample.options[sample.answer], sample.images[0].size
-    ('What is the sum of the digits?', '9', (64, 64))
+    Examples:
+        >>> sample = make_samples("digit_sum", "test", 1)[0]
+        >>> sample.question, sample.options[sample.answer], sample.images[0].size
+        ('What is the sum of the digits?', '9', (64, 64))
     """
     from PIL import Image
 

@@ -23,8 +23,9 @@ def checkpoint_path(name: str = "natural") -> Path:
     Raises:
         TaskError: for another name.
 
-    >>> checkpoint_path("planted").name
-    'planted'
+    Examples:
+        >>> checkpoint_path("planted").name
+        'planted'
     """
     if name not in CHECKPOINTS:
         near = difflib.get_close_matches(str(name), CHECKPOINTS, n=1)
@@ -47,9 +48,10 @@ def load(name: str = "natural") -> tuple[Any, Any]:
     Raises:
         TaskError: for another name.
 
-    >>> model, processor = load("natural")
-    >>> type(model).__name__, model.dtype, model.training
-    ('LlavaForConditionalGeneration', torch.float32, False)
+    Examples:
+        >>> model, processor = load("natural")
+        >>> type(model).__name__, model.dtype, model.training
+        ('LlavaForConditionalGeneration', torch.float32, False)
     """
     folder = checkpoint_path(name)
     import torch

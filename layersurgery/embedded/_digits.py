@@ -25,9 +25,10 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     Returns:
         images: [1797, 8, 8] uint8, ink 0 to 16; labels: [1797] uint8, 0 to 9. Both are read-only.
 
-    >>> images, labels = digits()
-    >>> images.shape, int(images.max()), labels[:4].tolist()
-    ((1797, 8, 8), 16, [0, 1, 2, 3])
+    Examples:
+        >>> images, labels = digits()
+        >>> images.shape, int(images.max()), labels[:4].tolist()
+        ((1797, 8, 8), 16, [0, 1, 2, 3])
     """
     with np.load(Path(__file__).with_name(FILE)) as stored:
         images, labels = stored["images"], stored["labels"]
@@ -44,8 +45,9 @@ def digit_indices(split: str, value: int) -> tuple[int, ...]:
         split: "train", "probe" or "test".
         value: 0 to 9.
 
-    >>> len(digit_indices("test", 7)) > 15, set(digit_indices("train", 7)) & set(digit_indices("test", 7))
-    (True, set())
+    Examples:
+        >>> len(digit_indices("test", 7)) > 15, set(digit_indices("train", 7)) & set(digit_indices("test", 7))
+        (True, set())
     """
     images, labels = digits()
     return tuple(i for i in np.flatnonzero(labels == value).tolist() if split_of(images[i].tobytes()) == split)
@@ -64,8 +66,9 @@ def glyphs() -> np.ndarray:
 def split_of(content: bytes) -> str:
     """The one split that some content belongs to, by its hash: equal content can never be in two splits.
 
-    >>> split_of(b"a scene") == split_of(b"a scene")
-    True
+    Examples:
+        >>> split_of(b"a scene") == split_of(b"a scene")
+        True
     """
     position = int.from_bytes(hashlib.sha256(content).digest()[:8], "big") / 2**64
     for split, share in SHARES.items():

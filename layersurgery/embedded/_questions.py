@@ -35,8 +35,9 @@ class Question:
             place: index of the right answer; below the number of options.
             always: answers that must be among the others.
 
-        >>> Question("Which digit is larger?", "left", ("left", "right")).options(Random(0), 1)
-        ('right', 'left')
+        Examples:
+            >>> Question("Which digit is larger?", "left", ("left", "right")).options(Random(0), 1)
+            ('right', 'left')
         """
         always = tuple(other for other in always if other != self.answer)
         free = [other for other in dict.fromkeys(self.pool) if other != self.answer and other not in always]
@@ -187,7 +188,8 @@ TASKS: dict[str, EmbeddedTask] = {
 def ask(rng: Random, task: str, layout: Layout) -> Question | None:
     """Draw a question of a task about a layout; None where the layout cannot carry one.
 
-    >>> ask(Random(0), "digit_sum", Digits((0, 8), (3, 4))).answer
-    '7'
+    Examples:
+        >>> ask(Random(0), "digit_sum", Digits((0, 8), (3, 4))).answer
+        '7'
     """
     return TASKS[task].ask(rng, layout)

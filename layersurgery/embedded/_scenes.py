@@ -95,9 +95,10 @@ def draw_scene(rng: Random, kind: str, split: str) -> Scene:
             "shapes", "map".
         split: "train", "probe" or "test".
 
-    >>> scene = draw_scene(Random(0), "pair", "test")
-    >>> scene.image.shape, layout_split(scene.layout)
-    ((64, 64, 3), 'test')
+    Examples:
+        >>> scene = draw_scene(Random(0), "pair", "test")
+        >>> scene.image.shape, layout_split(scene.layout)
+        ((64, 64, 3), 'test')
     """
     while True:  # a seventh of all layouts is in the smallest split
         layout = SCENE_KINDS[kind](rng)

@@ -31,9 +31,10 @@ class Place:
     def generator(self, seed: int) -> torch.Generator:
         """A CPU random generator that depends on the seed and the place only, never on order, device or global state.
 
-        >>> here, there = Place("h.0.attn", "weight"), Place("h.1.attn", "weight")
-        >>> here.generator(1).initial_seed() == there.generator(1).initial_seed()
-        False
+        Examples:
+            >>> here, there = Place("h.0.attn", "weight"), Place("h.1.attn", "weight")
+            >>> here.generator(1).initial_seed() == there.generator(1).initial_seed()
+            False
         """
         digest = hashlib.blake2b(f"{seed}\0{self.site}\0{self.name}".encode(), digest_size=8).digest()
         return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little") >> 1)
@@ -118,9 +119,10 @@ def intervention_from_dict(data: dict[str, Any]) -> Intervention:
     Raises:
         InterventionError: if the name is not known here or a setting is wrong.
 
-    >>> from layersurgery.interventions import Noise
-    >>> intervention_from_dict(Noise(seed=3).to_dict())
-    Noise(std=None, seed=3)
+    Examples:
+        >>> from layersurgery.interventions import Noise
+        >>> intervention_from_dict(Noise(seed=3).to_dict())
+        Noise(std=None, seed=3)
     """
     settings = dict(data)
     name = settings.pop("name", None)

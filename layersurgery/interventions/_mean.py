@@ -16,8 +16,9 @@ from layersurgery.interventions._base import Intervention, Place, constant_like,
 class Mean(Intervention):
     """Every entry becomes the mean of the tensor it is in (paper, appendix C.3). The mean is taken in float64.
 
-    >>> Mean().replace(torch.tensor([[1.0, 2.0], [3.0, 6.0]]), Place("attn", "weight"))[1]
-    tensor([3., 3.])
+    Examples:
+        >>> Mean().replace(torch.tensor([[1.0, 2.0], [3.0, 6.0]]), Place("attn", "weight"))[1]
+        tensor([3., 3.])
     """
 
     name: ClassVar[str] = "mean"

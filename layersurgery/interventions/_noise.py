@@ -27,9 +27,10 @@ class Noise(Intervention):
     Raises:
         InterventionError: if `std` is not a finite number >= 0 or `seed` is not an integer.
 
-    >>> noise, place = Noise(std=1.0, seed=1), Place("attn", "weight")
-    >>> torch.equal(noise.replace(torch.zeros(3), place), noise.replace(torch.ones(3), place))
-    True
+    Examples:
+        >>> noise, place = Noise(std=1.0, seed=1), Place("attn", "weight")
+        >>> torch.equal(noise.replace(torch.zeros(3), place), noise.replace(torch.ones(3), place))
+        True
     """
 
     name: ClassVar[str] = "noise"

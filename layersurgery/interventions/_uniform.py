@@ -16,8 +16,9 @@ from layersurgery.interventions._base import Intervention, Place, constant_like,
 class Uniform(Intervention):
     """Every entry becomes 1/N, N the tensor's first dimension; of a 1-D bias, its length (paper, section 3.1).
 
-    >>> Uniform().replace(torch.zeros(4, 2), Place("attn", "weight"))[0]
-    tensor([0.2500, 0.2500])
+    Examples:
+        >>> Uniform().replace(torch.zeros(4, 2), Place("attn", "weight"))[0]
+        tensor([0.2500, 0.2500])
     """
 
     name: ClassVar[str] = "uniform"

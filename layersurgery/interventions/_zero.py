@@ -15,9 +15,10 @@ from layersurgery.interventions._base import Intervention, Place, constant_like,
 class Zero(Intervention):
     """Every entry becomes 0: an attention module then adds nothing to the residual stream (paper, section 3.1).
 
-    >>> Zero().replace(torch.ones(2, 3), Place("attn", "weight"))
-    tensor([[0., 0., 0.],
-            [0., 0., 0.]])
+    Examples:
+        >>> Zero().replace(torch.ones(2, 3), Place("attn", "weight"))
+        tensor([[0., 0., 0.],
+                [0., 0., 0.]])
     """
 
     name: ClassVar[str] = "zero"

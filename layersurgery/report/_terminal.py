@@ -46,10 +46,11 @@ def terminal_heatmap(
     Raises:
         VectorError: if the values are not a matrix, labels do not fit it, or `color` is not one of these.
 
-    >>> print(terminal_heatmap([[0.125, -0.4], [0, 0.02]], ["sum", "maps"], color=False))
-            0   1
-    sum   +12 -40
-    maps    0  +2
+    Examples:
+        >>> print(terminal_heatmap([[0.125, -0.4], [0, 0.02]], ["sum", "maps"], color=False))
+                0   1
+        sum   +12 -40
+        maps    0  +2
     """
     table = as_table(values, tasks, layers, scale)
     paint = _painter(table.limit) if _wants_color(color) else _leave

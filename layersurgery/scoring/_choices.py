@@ -47,15 +47,16 @@ class ChoiceScorer:
 
     A tokenizer and a model too small to know anything, in place of a checkpoint's:
 
-    >>> from tokenizers import Tokenizer, models, pre_tokenizers
-    >>> from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
-    >>> words = Tokenizer(models.WordLevel({"?": 0, "A": 1, "B": 2, "Answer": 3}, unk_token="?"))
-    >>> words.pre_tokenizer = pre_tokenizers.Whitespace()
-    >>> scorer = ChoiceScorer(PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?"))
-    >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=4, n_embd=8, n_layer=1, n_head=1)).eval()
-    >>> scores = scorer(model, [Sample("q1", "Which colour is the sky?", ("red", "blue"), 1)])
-    >>> bool(scores.correct[0]) == bool(scores.margin[0] > 0)
-    True
+    Examples:
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+        >>> words = Tokenizer(models.WordLevel({"?": 0, "A": 1, "B": 2, "Answer": 3}, unk_token="?"))
+        >>> words.pre_tokenizer = pre_tokenizers.Whitespace()
+        >>> scorer = ChoiceScorer(PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?"))
+        >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=4, n_embd=8, n_layer=1, n_head=1)).eval()
+        >>> scores = scorer(model, [Sample("q1", "Which colour is the sky?", ("red", "blue"), 1)])
+        >>> bool(scores.correct[0]) == bool(scores.margin[0] > 0)
+        True
     """
 
     processor: Any

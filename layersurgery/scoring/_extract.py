@@ -82,8 +82,9 @@ def extract_letter(text: str, n_options: int) -> int | None:
 
     The paper's option extraction [A] is not given in detail; this one never guesses.
 
-    >>> extract_letter("The answer is (B).", 4), extract_letter("A dog is in the picture.", 4)
-    (1, None)
+    Examples:
+        >>> extract_letter("The answer is (B).", 4), extract_letter("A dog is in the picture.", 4)
+        (1, None)
     """
     text = text.translate(_PLAIN)
     alone = _ALONE.fullmatch(text)
@@ -101,8 +102,9 @@ def extract_number(text: str) -> float | None:
     Args:
         text: the generated answer; thousands may be set off by commas.
 
-    >>> extract_number("The answer is 1,250 apples."), extract_number("between 3 and 4")
-    (1250.0, None)
+    Examples:
+        >>> extract_number("The answer is 1,250 apples."), extract_number("between 3 and 4")
+        (1250.0, None)
     """
     for pattern in (_AFTER_CUE, _ANY_NUMBER):
         found = {_value(match["number"]) for match in pattern.finditer(text.translate(_PLAIN))} - {None}
@@ -121,8 +123,9 @@ def exact_match(text: str, expected: str) -> bool:
         text: the generated answer.
         expected: the right one.
 
-    >>> exact_match("The answer is 3.0.", "3"), exact_match('"Red"', "red"), exact_match("dark red", "red")
-    (True, True, False)
+    Examples:
+        >>> exact_match("The answer is 3.0.", "3"), exact_match('"Red"', "red"), exact_match("dark red", "red")
+        (True, True, False)
     """
     number = _value(expected.strip())
     if number is not None:
@@ -134,8 +137,9 @@ def exact_match(text: str, expected: str) -> bool:
 def readable(text: str, expected: str) -> bool:
     """Whether there is an answer in the text that `exact_match` can compare: a number for a number, else a word.
 
-    >>> readable("I do not know", "7"), readable("I do not know", "red")
-    (False, True)
+    Examples:
+        >>> readable("I do not know", "7"), readable("I do not know", "red")
+        (False, True)
     """
     return extract_number(text) is not None if _value(expected.strip()) is not None else bool(_plain(text))
 

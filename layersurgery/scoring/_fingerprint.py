@@ -20,10 +20,11 @@ def callable_id(function: Callable[..., Any]) -> str:
     It sees the code, the defaults and plain closed-over values, not globals. A callable whose behaviour depends on more
     can say so itself in an attribute `fingerprint` (a string).
 
-    >>> callable_id(callable_id)
-    'layersurgery.scoring._fingerprint.callable_id'
-    >>> callable_id(lambda sample: "a") == callable_id(lambda sample: "b")
-    False
+    Examples:
+        >>> callable_id(callable_id)
+        'layersurgery.scoring._fingerprint.callable_id'
+        >>> callable_id(lambda sample: "a") == callable_id(lambda sample: "b")
+        False
     """
     own = getattr(function, "fingerprint", None)
     if isinstance(own, str):

@@ -66,15 +66,16 @@ class GenerationScorer:
 
     A tokenizer and a model too small to know anything, in place of a checkpoint's:
 
-    >>> from tokenizers import Tokenizer, models, pre_tokenizers
-    >>> from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
-    >>> words = Tokenizer(models.WordLevel({"?": 0, "A": 1, "B": 2, "Answer": 3}, unk_token="?"))
-    >>> words.pre_tokenizer = pre_tokenizers.Whitespace()
-    >>> scorer = GenerationScorer(PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?"), max_new_tokens=3)
-    >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=4, n_embd=8, n_layer=1, n_head=1)).eval()
-    >>> scores = scorer(model, [Sample("q1", "Which colour is the sky?", ("red", "blue"), 1)])
-    >>> len(scores.text[0].split())
-    3
+    Examples:
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+        >>> words = Tokenizer(models.WordLevel({"?": 0, "A": 1, "B": 2, "Answer": 3}, unk_token="?"))
+        >>> words.pre_tokenizer = pre_tokenizers.Whitespace()
+        >>> scorer = GenerationScorer(PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?"), max_new_tokens=3)
+        >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=4, n_embd=8, n_layer=1, n_head=1)).eval()
+        >>> scores = scorer(model, [Sample("q1", "Which colour is the sky?", ("red", "blue"), 1)])
+        >>> len(scores.text[0].split())
+        3
     """
 
     processor: Any

@@ -22,11 +22,12 @@ def letter_prompt(sample: Sample) -> str:
     Args:
         sample: with options, or an open question.
 
-    >>> print(letter_prompt(Sample("q1", "Which colour is the sky?", ("red", "blue"), 1)))
-    Which colour is the sky?
-    A. red
-    B. blue
-    Answer with the option's letter from the given choices directly.
+    Examples:
+        >>> print(letter_prompt(Sample("q1", "Which colour is the sky?", ("red", "blue"), 1)))
+        Which colour is the sky?
+        A. red
+        B. blue
+        Answer with the option's letter from the given choices directly.
     """
     return "\n".join([sample.question, *_option_lines(sample), _BY_LETTER if sample.options else _OPEN])
 
@@ -34,8 +35,9 @@ def letter_prompt(sample: Sample) -> str:
 def text_prompt(sample: Sample) -> str:
     """The default prompt where the options' texts are the candidates: as `letter_prompt`, but asking for the text.
 
-    >>> print(text_prompt(Sample("q1", "Which colour is the sky?", ("red", "blue"), 1)).splitlines()[-1])
-    Answer with the option's text from the given choices directly.
+    Examples:
+        >>> print(text_prompt(Sample("q1", "Which colour is the sky?", ("red", "blue"), 1)).splitlines()[-1])
+        Answer with the option's text from the given choices directly.
     """
     return "\n".join([sample.question, *_option_lines(sample), _BY_TEXT if sample.options else _OPEN])
 

@@ -21,8 +21,9 @@ class Reading:
     Raises:
         ScoringError: if an array is not two-dimensional, the two shapes differ, or a number is not finite.
 
-    >>> Reading([[1, 0, 1], [1, 1, 1]]).correct.mean(axis=1).round(2).tolist()
-    [0.67, 1.0]
+    Examples:
+        >>> Reading([[1, 0, 1], [1, 1, 1]]).correct.mean(axis=1).round(2).tolist()
+        [0.67, 1.0]
     """
 
     correct: np.ndarray

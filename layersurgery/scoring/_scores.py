@@ -26,8 +26,9 @@ class Scores:
     Raises:
         ScoringError: if lengths differ or a number is not finite.
 
-    >>> Scores([1, 0, 1]).correct.mean().round(3)
-    np.float64(0.667)
+    Examples:
+        >>> Scores([1, 0, 1]).correct.mean().round(3)
+        np.float64(0.667)
     """
 
     correct: np.ndarray

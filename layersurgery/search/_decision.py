@@ -32,8 +32,9 @@ class Decision:
     Raises:
         SearchError: if `site` is neither None nor an index, 0 or above.
 
-    >>> Decision(3).site, Decision(None, reason="no site gains").site
-    (3, None)
+    Examples:
+        >>> Decision(3).site, Decision(None, reason="no site gains").site
+        (3, None)
     """
 
     site: int | None

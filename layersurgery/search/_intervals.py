@@ -56,9 +56,10 @@ def paired_interval(base: Any, variant: Any, level: float = 0.95) -> Interval:
         SearchError: if there is no pair, the lengths differ, a score is not finite, or `level` is not between
             0 and 1.
 
-    >>> found = paired_interval([0, 0, 0, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 0, 0, 0])
-    >>> found.method, round(found.low, 3), round(found.high, 3)
-    ('Agresti-Min', -0.22, 0.62)
+    Examples:
+        >>> found = paired_interval([0, 0, 0, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 0, 0, 0])
+        >>> found.method, round(found.low, 3), round(found.high, 3)
+        ('Agresti-Min', -0.22, 0.62)
     """
     before, after = _scores(base, "base"), _scores(variant, "variant")
     if len(before) != len(after):

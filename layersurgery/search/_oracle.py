@@ -46,11 +46,12 @@ class TableOracle:
     Raises:
         SearchError: if an array is not two-dimensional, has no row or no column, or the two shapes differ.
 
-    >>> oracle = TableOracle([[0, 1, 0], [1, 1, 0]])
-    >>> oracle.read([0, 1], [0, 2]).correct.tolist()
-    [[0.0, 0.0], [1.0, 0.0]]
-    >>> oracle.cells
-    4
+    Examples:
+        >>> oracle = TableOracle([[0, 1, 0], [1, 1, 0]])
+        >>> oracle.read([0, 1], [0, 2]).correct.tolist()
+        [[0.0, 0.0], [1.0, 0.0]]
+        >>> oracle.cells
+        4
     """
 
     def __init__(self, correct: Any, margin: Any = None, *, best: float | None = None) -> None:

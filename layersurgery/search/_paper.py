@@ -36,10 +36,11 @@ class PaperRule:
         SearchError: if `shots` is below 1. When called: if the oracle has fewer than `shots` samples or no
             site, or if too few unused samples are left for an addition.
 
-    >>> from layersurgery.search import TableOracle
-    >>> scores = [[0, 0, 1, 1], [1, 1, 1, 1], [0, 1, 1, 0]]        # the unmodified model, site 0, site 1
-    >>> PaperRule(shots=4)(TableOracle(scores), np.random.default_rng(0)).site
-    0
+    Examples:
+        >>> from layersurgery.search import TableOracle
+        >>> scores = [[0, 0, 1, 1], [1, 1, 1, 1], [0, 1, 1, 0]]        # the unmodified model, site 0, site 1
+        >>> PaperRule(shots=4)(TableOracle(scores), np.random.default_rng(0)).site
+        0
     """
 
     shots: int = 20

@@ -61,14 +61,16 @@ def talo(
         SurgeryError: if the intervention cannot be done on this model.
         SelectionError: if there are no such sites, or one is given twice.
 
-    >>> import torch, layersurgery as ls
-    >>> model = torch.nn.Sequential(*(torch.nn.Linear(1, 1, bias=False) for _ in range(3))).eval()
-    >>> def score(model, samples):                       # the middle layer stands in the way
-    ...     model(torch.ones(1))
-    ...     return [model[1].weight.item() == 0] * len(samples)
-    >>> found = ls.talo(model, score, range(60), at=ls.select(model, pattern="*"), rule=ls.PaperRule(10), confirm=40)
-    >>> found.verdict, found.site.path, found.gain, found.n_confirm
-    ('knock out', '1', 1.0, 40)
+    Examples:
+        >>> import torch, layersurgery as ls
+        >>> model = torch.nn.Sequential(*(torch.nn.Linear(1, 1, bias=False) for _ in range(3))).eval()
+        >>> def score(model, samples):                       # the middle layer stands in the way
+        ...     model(torch.ones(1))
+        ...     return [model[1].weight.item() == 0] * len(samples)
+        >>> sites = ls.select(model, pattern="*")
+        >>> found = ls.talo(model, score, range(60), at=sites, rule=ls.PaperRule(10), confirm=40)
+        >>> found.verdict, found.site.path, found.gain, found.n_confirm
+        ('knock out', '1', 1.0, 40)
     """
     from layersurgery.interventions import Zero
     from layersurgery.sites import select

@@ -20,8 +20,9 @@ def matcher(pattern: Pattern) -> Callable[[str, nn.Module], bool]:
     Raises:
         SelectionError: if it is none of the forms.
 
-    >>> matcher("*.o_proj")("layers.0.o_proj", nn.Identity())
-    True
+    Examples:
+        >>> matcher("*.o_proj")("layers.0.o_proj", nn.Identity())
+        True
     """
     if isinstance(pattern, str):
         return lambda path, module: fnmatch.fnmatchcase(path, pattern)
@@ -56,7 +57,8 @@ def no_match(pattern: Pattern, paths: list[str], model: nn.Module) -> SelectionE
 def quoted(names: Iterable[str]) -> str:
     """Each name once, for a message.
 
-    >>> quoted(["a", "b", "a"])
-    "'a', 'b'"
+    Examples:
+        >>> quoted(["a", "b", "a"])
+        "'a', 'b'"
     """
     return ", ".join(map(repr, dict.fromkeys(names))) or "none"

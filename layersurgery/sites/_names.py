@@ -63,10 +63,11 @@ TOWERS = {
 def words(name: str) -> set[str]:
     """The lower-case words of an attribute or class name without digits, single and in adjacent pairs.
 
-    >>> sorted(words("Qwen3MoeAttention"))
-    ['attention', 'moe', 'moeattention', 'qwen', 'qwenmoe']
-    >>> sorted(words("feed_forward"))
-    ['feed', 'feedforward', 'forward']
+    Examples:
+        >>> sorted(words("Qwen3MoeAttention"))
+        ['attention', 'moe', 'moeattention', 'qwen', 'qwenmoe']
+        >>> sorted(words("feed_forward"))
+        ['feed', 'feedforward', 'forward']
     """
     parts = [part.lower() for part in _WORD.findall(name)]
     return {*parts, *(first + second for first, second in pairwise(parts))}

@@ -122,8 +122,9 @@ def _mixer_kind(family: str, said: set[str], by_name: set[str], module: nn.Modul
 def _family_and_own(layer: str, name: str) -> tuple[str, str]:
     """A class name without what it shares with its layer's: ("NemotronH", "MLP") for a NemotronHBlock's NemotronHMLP.
 
-    >>> _family_and_own("JambaAttentionDecoderLayer", "JambaAttention"), _family_and_own("GPT2Block", "Mixer")
-    (('Jamba', 'Attention'), ('', 'Mixer'))
+    Examples:
+        >>> _family_and_own("JambaAttentionDecoderLayer", "JambaAttention"), _family_and_own("GPT2Block", "Mixer")
+        (('Jamba', 'Attention'), ('', 'Mixer'))
     """
     shared = next(
         (at for at, pair in enumerate(zip(layer, name, strict=False)) if pair[0] != pair[1]), min(len(layer), len(name))

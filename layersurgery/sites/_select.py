@@ -47,13 +47,14 @@ def select(
     Raises:
         SelectionError: if nothing matches, a name is unknown, or several towers fit; the message lists near misses.
 
-    >>> model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 2, enable_nested_tensor=False)
-    >>> select(model).paths
-    ('layers.0.self_attn', 'layers.1.self_attn')
-    >>> select(model, pattern="*.linear1").paths
-    ('layers.0.linear1', 'layers.1.linear1')
-    >>> select(model, pattern=nn.LayerNorm)[0].path
-    'layers.0.norm1'
+    Examples:
+        >>> model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 2, enable_nested_tensor=False)
+        >>> select(model).paths
+        ('layers.0.self_attn', 'layers.1.self_attn')
+        >>> select(model, pattern="*.linear1").paths
+        ('layers.0.linear1', 'layers.1.linear1')
+        >>> select(model, pattern=nn.LayerNorm)[0].path
+        'layers.0.norm1'
     """
     _check_words(role, kind)
     finder = _Finder(unwrap(model))

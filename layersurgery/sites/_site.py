@@ -27,8 +27,9 @@ class Site:
         module: class name of the module.
         parameters: number of parameter entries that a surgery replaces here.
 
-    >>> Site("layers.3.mlp", role="mlp", layer=3).layer
-    3
+    Examples:
+        >>> Site("layers.3.mlp", role="mlp", layer=3).layer
+        3
     """
 
     path: str
@@ -78,9 +79,10 @@ class Sites(Sequence[Site]):
     Raises:
         SelectionError: if a site is there twice, or something is not a `Site`.
 
-    >>> sites = Sites([Site("h.0.attn", layer=0), Site("h.1.attn", layer=1)])
-    >>> sites[1].path, sites[1:].paths, len(sites.layers([0]))
-    ('h.1.attn', ('h.1.attn',), 1)
+    Examples:
+        >>> sites = Sites([Site("h.0.attn", layer=0), Site("h.1.attn", layer=1)])
+        >>> sites[1].path, sites[1:].paths, len(sites.layers([0]))
+        ('h.1.attn', ('h.1.attn',), 1)
     """
 
     def __init__(self, sites: Iterable[Site]) -> None:

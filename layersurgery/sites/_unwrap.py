@@ -15,8 +15,9 @@ def unwrap(model: Any) -> nn.Module:
     Raises:
         SelectionError: if there is no module in it.
 
-    >>> unwrap(nn.Linear(2, 3))
-    Linear(in_features=2, out_features=3, bias=True)
+    Examples:
+        >>> unwrap(nn.Linear(2, 3))
+        Linear(in_features=2, out_features=3, bias=True)
     """
     if isinstance(model, nn.Module):
         return model

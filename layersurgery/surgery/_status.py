@@ -26,8 +26,9 @@ def status(model: Any) -> Status:
     Raises:
         SelectionError: if `model` is neither a module nor an nnsight model.
 
-    >>> import torch
-    >>> status(torch.nn.Linear(1, 1))
-    nothing in force
+    Examples:
+        >>> import torch
+        >>> status(torch.nn.Linear(1, 1))
+        nothing in force
     """
     return Status(_ledger.in_force(unwrap(model).modules()))

@@ -38,14 +38,15 @@ class Surgery:
         SurgeryError: if `at` is empty, or one of the arguments is something else.
         SelectionError: if a site is given twice.
 
-    >>> import torch, layersurgery as ls
-    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
-    >>> cut = ls.Surgery(at=ls.select(model, pattern="1"), do=ls.Zero())
-    >>> with cut(model):
-    ...     model(torch.ones(1, 2)).item()
-    0.0
-    >>> ls.status(model)
-    nothing in force
+    Examples:
+        >>> import torch, layersurgery as ls
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+        >>> cut = ls.Surgery(at=ls.select(model, pattern="1"), do=ls.Zero())
+        >>> with cut(model):
+        ...     model(torch.ones(1, 2)).item()
+        0.0
+        >>> ls.status(model)
+        nothing in force
     """
 
     steps: tuple[Step, ...]

@@ -16,8 +16,9 @@ Scorer = Callable[[Any, Sequence[Any]], Any]
 def sample_name(sample: Any, index: int) -> str:
     """What a sample is called in messages and tables: its `id` if it has one, else its position.
 
-    >>> sample_name("no id", 3)
-    '3'
+    Examples:
+        >>> sample_name("no id", 3)
+        '3'
     """
     name = getattr(sample, "id", None)
     if name is None and isinstance(sample, dict):

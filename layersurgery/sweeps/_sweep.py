@@ -43,13 +43,14 @@ def sweep(
         SurgeryError: if an intervention cannot be done on this model.
         SelectionError: if there are no such sites, or one is given twice.
 
-    >>> import torch
-    >>> model = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)).eval()
-    >>> def score(model, samples):
-    ...     return [-abs(model(torch.tensor([x])).item()) for x in samples]
-    >>> table = sweep(model, score, [0.5, 1.0, 2.0], at=select(model, pattern="*"))
-    >>> table.scores.shape, table.vector.shape
-    ((2, 3), (2,))
+    Examples:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)).eval()
+        >>> def score(model, samples):
+        ...     return [-abs(model(torch.tensor([x])).item()) for x in samples]
+        >>> table = sweep(model, score, [0.5, 1.0, 2.0], at=select(model, pattern="*"))
+        >>> table.scores.shape, table.vector.shape
+        ((2, 3), (2,))
     """
     oracle = ModelOracle(
         model,

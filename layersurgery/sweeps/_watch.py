@@ -52,11 +52,12 @@ class Watch:
 class Uses(TorchFunctionMode):
     """Sees whether any of some tensors is handed to a torch function: a parent may use a child's weights uncalled.
 
-    >>> weight = nn.Parameter(torch.ones(2, 2))
-    >>> with Uses([weight]) as uses:
-    ...     _ = nn.functional.linear(torch.ones(1, 2), weight)
-    >>> uses.seen
-    True
+    Examples:
+        >>> weight = nn.Parameter(torch.ones(2, 2))
+        >>> with Uses([weight]) as uses:
+        ...     _ = nn.functional.linear(torch.ones(1, 2), weight)
+        >>> uses.seen
+        True
     """
 
     def __init__(self, tensors: Iterable[torch.Tensor]) -> None:

@@ -28,12 +28,14 @@ def load_samples(path: str | Path, *, task: str | None = None) -> list[Sample]:
         SampleError: if the file cannot be read, or a row is malformed; the message names file and row.
         TaskError: if no row has this task; the message lists those there are.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     file = Path(folder, "sky.jsonl")
-    ...     _ = file.write_text('{"question": "Which colour is the sky?", "options": ["red", "blue"], "answer": "B"}')
-    ...     load_samples(file)[0].answer
-    1
+    Examples:
+        >>> import tempfile
+        >>> row = '{"question": "Which colour is the sky?", "options": ["red", "blue"], "answer": "B"}'
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder, "sky.jsonl")
+        ...     _ = file.write_text(row)
+        ...     load_samples(file)[0].answer
+        1
     """
     path = Path(path)
     samples = []

@@ -32,8 +32,9 @@ class Sample:
     Raises:
         SampleError: if there are options and `answer` is not the index of one of them, or more options than letters.
 
-    >>> Sample("q1", "Which colour is the sky?", ("red", "blue"), 1).letter
-    'B'
+    Examples:
+        >>> Sample("q1", "Which colour is the sky?", ("red", "blue"), 1).letter
+        'B'
     """
 
     id: str

@@ -25,8 +25,9 @@ class Snapshot:
     dict, surgeries in force, and the world: random state of torch, numpy and python, gradient and inference mode,
     default dtype.
 
-    >>> Snapshot.of(nn.Linear(2, 2)).facts["module", "", "training"]
-    True
+    Examples:
+        >>> Snapshot.of(nn.Linear(2, 2)).facts["module", "", "training"]
+        True
     """
 
     facts: dict[tuple[str, ...], Any]
@@ -58,13 +59,14 @@ def assert_restored(model: Any, before: Snapshot) -> None:
     Raises:
         AssertionError: naming each difference.
 
-    >>> model = nn.Linear(2, 2)
-    >>> before = Snapshot.of(model)
-    >>> model.weight.requires_grad_(False)  # doctest: +ELLIPSIS
-    Parameter containing:...
-    >>> assert_restored(model, before)
-    Traceback (most recent call last):
-    AssertionError: not restored: parameter weight requires_grad: was True, is False
+    Examples:
+        >>> model = nn.Linear(2, 2)
+        >>> before = Snapshot.of(model)
+        >>> model.weight.requires_grad_(False)  # doctest: +ELLIPSIS
+        Parameter containing:...
+        >>> assert_restored(model, before)
+        Traceback (most recent call last):
+        AssertionError: not restored: parameter weight requires_grad: was True, is False
     """
     differences = list(_differences(before.facts, Snapshot.of(model).facts))
     if differences:

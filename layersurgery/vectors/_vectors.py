@@ -49,11 +49,12 @@ class InteractionVectors:
         VectorError: if there is no task, a vector is not flat or has a nan, or the vectors differ in their
             number of sites, their sites or their intervention.
 
-    >>> v = InteractionVectors({"sum": [.1, 0, -.4], "count": [.2, 0, -.7], "maps": [-.3, .1, .1]})
-    >>> v.correlation().round(2).tolist()[0]
-    [1.0, 1.0, -0.65]
-    >>> v.cluster(2)
-    {'sum': 1, 'count': 1, 'maps': 2}
+    Examples:
+        >>> v = InteractionVectors({"sum": [.1, 0, -.4], "count": [.2, 0, -.7], "maps": [-.3, .1, .1]})
+        >>> v.correlation().round(2).tolist()[0]
+        [1.0, 1.0, -0.65]
+        >>> v.cluster(2)
+        {'sum': 1, 'count': 1, 'maps': 2}
     """
 
     tasks: tuple[str, ...]
