@@ -30,16 +30,7 @@ class Variant:
     rate: float
 
 
-VARIANTS = (
-    Variant(("shape_where",), 60, 0, 4e-3),
-    Variant(("shape_where",), 60, 1, 4e-3),
-    Variant(("shape_where",), 60, 2, 4e-3),
-    Variant(("digit_larger", "shape_where"), 60, 0, 3e-3),
-    Variant(("digit_larger", "shape_where"), 60, 1, 3e-3),
-    Variant(("digit_larger", "map_value", "shape_where"), 60, 0, 3e-3),
-    Variant(("digit_larger", "map_value"), 60, 0, 5e-3),
-    Variant(("digit_even", "map_value", "shape_where"), 80, 0, 3e-3),
-)
+VARIANTS = tuple(Variant(("shape_where",), 60, seed, 4e-3) for seed in range(8))
 
 
 def train_natural(base: LlavaForConditionalGeneration, processor: Any) -> tuple[Any, dict[str, Any]]:
