@@ -26,12 +26,12 @@ class Story:
     shots: int
 
 
-# The paper draws 10 to 20 samples. That is enough for a planted layer, and rarely for an effect of natural size among
-# others: `docs/method.md` shows why, so the demo draws more for those.
+# The paper draws 10 to 20 samples. For a large effect that is enough. To see that no layer helps it is not: the best of
+# eight on 20 samples mostly looks like a gain (`docs/method.md`), so the last search draws more.
 STORIES = (
-    Story("A layer that came to interfere by itself, in narrow fine-tuning", "natural", "digit_even", 100),
+    Story("A layer that came to interfere by itself, in narrow fine-tuning", "natural", "digit_even", 20),
     Story("A layer that was planted: inserted, and trained on wrong labels", "planted", "digit_name", 20),
-    Story("A task for which every layer is needed: nothing should be found", "natural", "shape_count", 100),
+    Story("A task that needs every layer: nothing should be found", "natural", "digit_count", 150),
 )
 
 

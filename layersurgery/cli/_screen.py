@@ -23,7 +23,7 @@ def title(text: str) -> str:
 
 def paragraph(text: str) -> str:
     """Text wrapped to the screen."""
-    return textwrap.fill(text, width())
+    return textwrap.fill(text, width(), break_on_hyphens=False)
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:

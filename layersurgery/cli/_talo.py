@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from layersurgery.cli import _screen as screen
 from layersurgery.cli._load import load_model
 from layersurgery.errors import TaskError
 from layersurgery.tasks import Sample, load_samples
@@ -44,7 +44,7 @@ def talo(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(record))
         return
-    print(textwrap.fill(str(found), 100))
+    print(screen.paragraph(str(found)))
     for path in written:
         print(f"written: {path}")
 

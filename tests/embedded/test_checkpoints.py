@@ -43,14 +43,14 @@ def test_the_auto_classes_read_the_plain_folder(name):
 
 
 def test_load_gives_an_evaluated_float32_model_and_leaves_the_settings_alone():
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_info()
-    logging.enable_progress_bar()
     try:
         model, _ = load("planted")
         assert logging.get_verbosity() == logging.INFO
-        assert logging.is_progress_bar_enabled()
+        assert logging.is_progress_bar_enabled() == bar
     finally:
-        logging.set_verbosity_warning()
+        logging.set_verbosity(verbosity)
     assert not model.training
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
