@@ -196,17 +196,14 @@ def test_ctrl_c_is_a_clean_message():
     assert "Traceback" not in stderr
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    out = tmp_path_factory.mktemp("demo")
-    start = time.perf_counter()
-    done = run("demo", "--output", out, "--json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout), out, time.perf_counter() - start
+def test_demo(tmp_path):
+    """Once, as people see it; what it writes for machines must say the same."""
+    text = ok("demo", "--output", tmp_path)
+    for words in ("model.language_model.layers.0.self_attn", "paired interval", "before  after", "Restored", "done in"):
+        assert words in text
+    assert "\033" not in text  # not a terminal: no colours
 
-
-def test_demo_tells_the_three_stories(demo):
-    report, _, _ = demo
+    report = json.loads((tmp_path / "demo.json").read_text())
     natural, planted, nothing = report["findings"]
     assert natural["verdict"] == planted["verdict"] == "knock out"
     assert natural["confirm"]["interval"]["low"] > 0  # on 500 samples that the search never saw
@@ -215,22 +212,22 @@ def test_demo_tells_the_three_stories(demo):
     assert {found["task"] for found in report["findings"]} <= set(TASKS)
     assert all(found["confirm"]["samples"] == 500 for found in (natural, planted))
 
-
-def test_demo_leaves_what_it_says(demo):
-    report, out, _ = demo
     assert report["restored"] is True
     assert report["file"]["same"] is True
-    assert ls.Surgery.from_pretrained(out).sites[0].path == report["findings"][0]["site"]["path"]
-    assert (out / "heatmap.png").read_bytes().startswith(b"\x89PNG")
+    assert ls.Surgery.from_pretrained(tmp_path).sites[0].path == natural["site"]["path"]
+    assert (tmp_path / "heatmap.png").read_bytes().startswith(b"\x89PNG")
     assert len(report["map"]["tasks"]) == 13
     assert len(report["map"]["points"][0]) == len(report["sites"]) == 8
     assert len(report["answers"]) == 3
     assert all(row["before"] != row["after"] for row in report["answers"])
-    assert json.loads((out / "demo.json").read_text()) == report
 
 
-def test_demo_for_people(tmp_path):
-    text = ok("demo", "--output", tmp_path)
-    for words in ("model.language_model.layers.0.self_attn", "paired interval", "before  after", "Restored", "done in"):
-        assert words in text
-    assert "\033" not in text  # not a terminal: no colours
+def test_demo_for_machines(tmp_path, monkeypatch, capsys):
+    """One JSON object and nothing else, with --json; the steps themselves are tested above."""
+    from layersurgery.cli import _demo, main
+
+    monkeypatch.setattr(_demo._Demo, "run", lambda self: {"shown": self._show})
+    assert main(["demo", "--output", str(tmp_path), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["shown"] is False
+    assert json.loads((tmp_path / "demo.json").read_text()) == report
