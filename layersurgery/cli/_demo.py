@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +43,8 @@ def demo(options: argparse.Namespace) -> None:
     show = not options.json
     folder = Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
-    report = _Demo(folder, options.seed, show).run()
+    with _one_thread():
+        report = _Demo(folder, options.seed, show).run()
     report["seconds"] = round(time.perf_counter() - start, 1)
     path = folder / "demo.json"
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -50,6 +53,19 @@ def demo(options: argparse.Namespace) -> None:
     else:
         print(f"\nwritten to {folder}/: {', '.join(sorted(entry.name for entry in folder.iterdir()))}")
         print(f"done in {report['seconds']:.0f} s")
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """On a model this small, threads wait for each other more than they compute, and on a busy machine for minutes."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Demo:
