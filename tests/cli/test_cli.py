@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import statistics
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,8 @@ import torch
 import layersurgery as ls
 from layersurgery.embedded import TASKS, make_samples
 from tests import models
+
+README = Path(__file__).parents[2] / "README.md"
 
 
 def run(*words, **settings):
@@ -202,6 +206,7 @@ def test_demo(tmp_path):
     for words in ("model.language_model.layers.0.self_attn", "paired interval", "before  after", "Restored", "done in"):
         assert words in text
     assert "\033" not in text  # not a terminal: no colours
+    assert _findings(text) == _findings(README.read_text())  # README shows what one sees
 
     report = json.loads((tmp_path / "demo.json").read_text())
     natural, planted, nothing = report["findings"]
@@ -220,6 +225,13 @@ def test_demo(tmp_path):
     assert len(report["map"]["points"][0]) == len(report["sites"]) == 8
     assert len(report["answers"]) == 3
     assert all(row["before"] != row["after"] for row in report["answers"])
+
+
+def _findings(text):
+    """The headings and what was found under each: without the numbers of a run, which another processor may round."""
+    lines = text.splitlines()
+    headings = [line for line, below in pairwise(lines) if below and set(below) == {"-"}]
+    return headings, re.findall(r"^(?:Knock out: zero \S+ \(layer \d+\)|Keep the model as it is)", text, re.MULTILINE)
 
 
 def test_demo_for_machines(tmp_path, monkeypatch, capsys):
