@@ -128,7 +128,7 @@ MUTANTS = [
         RESOLVE,
         "(key := id(original(module, name)))",
         "(key := id(parameter))",
-        f"{REVERSIBLE} -k AnyOrder",
+        f"{SURGERY} -k tied",
     ),
     Mutant(
         "4: constants take memory",

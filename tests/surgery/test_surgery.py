@@ -101,6 +101,17 @@ def test_tied_parameters_change_at_the_site_only():
         assert model.lm_head.weight is embedding.weight
 
 
+def test_tied_is_what_the_model_ties_not_what_is_in_force():
+    """A surgery at one end unties the two for its time; one that acts everywhere still reaches the other end."""
+    model = models.built("llava")
+    embedding = ls.select(model, pattern="*.embed_tokens")[0]
+    with testing.restored(model), ls.Surgery(at=embedding, do=ls.Mean())(model):
+        assert model.lm_head.weight is not model.model.language_model.embed_tokens.weight
+        with ls.Surgery(at=embedding, do=ls.Zero(), tied="everywhere")(model):
+            assert not model.lm_head.weight.any()
+        assert model.lm_head.weight.any()
+
+
 def test_nesting_acts_on_what_is_there():
     model = models.built("llama")
     weight = model.model.layers[0].self_attn.q_proj.weight
