@@ -101,14 +101,16 @@ def test_tied_parameters_change_at_the_site_only():
         assert model.lm_head.weight is embedding.weight
 
 
-def test_tied_is_what_the_model_ties_not_what_is_in_force():
-    """A surgery at one end unties the two for its time; one that acts everywhere still reaches the other end."""
+@pytest.mark.parametrize("first", ["*.embed_tokens", "lm_head"])
+def test_tied_is_what_the_model_ties_not_what_is_in_force(first):
+    """A surgery at one end unties the two for its time; one that acts everywhere still reaches both ends."""
     model = models.built("llava")
     embedding = ls.select(model, pattern="*.embed_tokens")[0]
-    with testing.restored(model), ls.Surgery(at=embedding, do=ls.Mean())(model):
+    with testing.restored(model), ls.Surgery(at=ls.select(model, pattern=first)[0], do=ls.Mean())(model):
         assert model.lm_head.weight is not model.model.language_model.embed_tokens.weight
         with ls.Surgery(at=embedding, do=ls.Zero(), tied="everywhere")(model):
             assert not model.lm_head.weight.any()
+            assert not model.model.language_model.embed_tokens.weight.any()
         assert model.lm_head.weight.any()
 
 
