@@ -56,10 +56,8 @@ class Scores:
 
 
 def _vector(values: object, name: str, length: int | None) -> np.ndarray:
-    if hasattr(values, "detach"):
-        values = values.detach().cpu().float().numpy()  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        array = np.asarray(values, dtype=np.float64)
+        array = as_floats(values)
     except (TypeError, ValueError) as error:
         raise ScoringError(f"Scores.{name} must be real numbers, one per sample; got {values!r}") from error
     if array.ndim != 1 or (length is not None and len(array) != length):
@@ -69,3 +67,18 @@ def _vector(values: object, name: str, length: int | None) -> np.ndarray:
     if len(bad):
         raise ScoringError(f"Scores.{name} is {array[bad[0]]} for sample {bad[0]} of the batch; scores must be finite")
     return array
+
+
+def as_floats(values: object) -> np.ndarray:
+    """Numbers, a numpy array or a torch tensor of any kind and device as float64.
+
+    Raises:
+        TypeError, ValueError: if they are no numbers.
+
+    Examples:
+        >>> as_floats([True, 2])
+        array([1., 2.])
+    """
+    if hasattr(values, "detach"):  # numpy knows neither other devices nor bfloat16
+        values = values.detach().cpu().float().numpy()  # pyright: ignore[reportAttributeAccessIssue]
+    return np.asarray(values, dtype=np.float64)

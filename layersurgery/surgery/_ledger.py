@@ -187,7 +187,7 @@ def _rebased(overlay: _Overlay, below: nn.Parameter) -> _Overlay:
     except Exception as error:  # a restoration must go through: the old value stays, and the user hears of it
         warnings.warn(
             f"{overlay.step} could not be computed anew after a surgery below it was lifted ({error}); it keeps "
-            f"its value",
+            "its value",
             LayerSurgeryWarning,
             stacklevel=2,
         )

@@ -47,6 +47,5 @@ def _refuse_tied(model: nn.Module, slots: list[_ledger.Slot]) -> None:
                 slot = merged[id(parameter)]
                 raise SurgeryError(
                     f"{slot.place.site}.{slot.place.name} is tied to {path}.{name}: a saved model would be tied "
-                    f"again on loading "
-                    "and lose the merge. Use Surgery(..., tied='everywhere'), or untie the model first"
+                    "again on loading and lose the merge. Use Surgery(..., tied='everywhere'), or untie the model first"
                 )

@@ -9,6 +9,7 @@ import numpy as np
 
 from layersurgery.errors import LayerSurgeryError, SampleError, ScoringError
 from layersurgery.scoring import Scores
+from layersurgery.scoring._scores import as_floats
 
 Scorer = Callable[[Any, Sequence[Any]], Any]
 
@@ -58,21 +59,19 @@ def call(score: Scorer, model: Any, samples: Sequence[Any], names: Sequence[str]
 
 def _read(answer: Any, names: Sequence[str], where: str) -> Scores | float:
     if not isinstance(answer, Scores):
-        if hasattr(answer, "detach"):
-            answer = answer.detach().cpu().float().numpy()
         try:
-            values = np.asarray(answer, dtype=np.float64)
+            values = as_floats(answer)
         except (TypeError, ValueError):
             raise ScoringError(
                 f"the scorer returned {type(answer).__name__} {where}; expected one real number per sample, or "
-                f"one in all"
+                "one in all"
             ) from None
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
             culprit = names[bad[0]] if values.ndim == 1 and len(values) == len(names) else "?"
             raise ScoringError(
                 f"the scorer returned {values.reshape(-1)[bad[0]]} for sample {culprit!r} {where}; scores must "
-                f"be finite"
+                "be finite"
             )
         if values.ndim == 0:
             return float(values)

@@ -130,14 +130,14 @@ class ModelOracle:
                     if not wanted:
                         continue
                     scores = self._call(row, wanted)
-                    self._learn_kind(scores, wanted)
+                    self._learn_kind(scores)
                     if not isinstance(scores, Scores):
                         return
                     self._cells.store(row, wanted, scores)
                     self.cells += len(wanted)
                     bar.update(len(wanted))
 
-    def _learn_kind(self, scores: Scores | float, columns: list[int]) -> None:
+    def _learn_kind(self, scores: Scores | float) -> None:
         single = isinstance(scores, Scores)
         if self.per_sample is None:
             self.per_sample = single
@@ -173,8 +173,7 @@ class ModelOracle:
             if not self._watch.ran(site) and not self._is_used(site, samples[:1], names[:1]):
                 raise ScoringError(
                     f"site {str(site)!r} never ran while samples {names[0]!r} to {names[-1]!r} were scored, so "
-                    f"nothing is known of "
-                    "it. Leave it out, or make sure that the scorer runs this part of the model"
+                    "nothing is known of it. Leave it out, or make sure that the scorer runs this part of the model"
                 )
         return scores
 
@@ -224,7 +223,7 @@ def _check_ready(module: Any, score: Callable[..., Any]) -> None:
     if name is not None:
         raise ScoringError(
             f"{name} is in training mode: dropout and batch statistics would make scores random. Call "
-            f"model.eval() first"
+            "model.eval() first"
         )
 
 
