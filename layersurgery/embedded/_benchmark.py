@@ -10,9 +10,10 @@ from layersurgery.embedded._digits import SPLITS
 from layersurgery.embedded._questions import TASKS, ask
 from layersurgery.embedded._scenes import Scene, draw_scene
 from layersurgery.errors import SampleError, TaskError
+from layersurgery.scoring._prompts import BY_LETTER
 from layersurgery.tasks import Sample
 
-INSTRUCTION = "Answer with the option's letter from the given choices directly."
+INSTRUCTION = BY_LETTER  # what the embedded models were trained on is what the scorers ask
 
 
 def make_samples(task: str, split: str, n: int, seed: int = 0) -> list[Sample]:

@@ -11,7 +11,7 @@ from layersurgery.tasks import LETTERS, Sample
 
 Prompt = Callable[[Sample], str]
 
-_BY_LETTER = "Answer with the option's letter from the given choices directly."
+BY_LETTER = "Answer with the option's letter from the given choices directly."
 _BY_TEXT = "Answer with the option's text from the given choices directly."
 _OPEN = "Answer the question using a single word or phrase."
 
@@ -29,7 +29,7 @@ def letter_prompt(sample: Sample) -> str:
         B. blue
         Answer with the option's letter from the given choices directly.
     """
-    return "\n".join([sample.question, *_option_lines(sample), _BY_LETTER if sample.options else _OPEN])
+    return "\n".join([sample.question, *_option_lines(sample), BY_LETTER if sample.options else _OPEN])
 
 
 def text_prompt(sample: Sample) -> str:
