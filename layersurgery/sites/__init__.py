@@ -1,7 +1,7 @@
 """Where: towers, layers and roles of any model, and the selectors that find them."""
 
 from layersurgery.sites._select import select
-from layersurgery.sites._site import Site, Sites
+from layersurgery.sites._site import Site, Sites, Slice
 from layersurgery.sites._unwrap import unwrap
 
-__all__ = ["select", "Site", "Sites", "unwrap"]
+__all__ = ["select", "Site", "Sites", "Slice", "unwrap"]

@@ -11,8 +11,28 @@ from layersurgery.errors import SelectionError, SiteIndexError
 
 
 @dataclass(frozen=True)
+class Slice:
+    """A part of one parameter: some ranges of entries along one dimension.
+
+    Args:
+        parameter: name of the parameter, relative to the site's path.
+        dim: the dimension that is cut, from 0.
+        ranges: first entry and the one after the last, for each range, in ascending order.
+    """
+
+    parameter: str
+    dim: int
+    ranges: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Slice:
+        """A slice from its record."""
+        return cls(str(data["parameter"]), int(data["dim"]), tuple((int(a), int(b)) for a, b in data["ranges"]))
+
+
+@dataclass(frozen=True)
 class Site:
-    """One place in a model: a module, or some children of a module that belong together.
+    """One place in a model: a module, some children of a module that belong together, or slices of its parameters.
 
     Args:
         path: dotted name of the module in the model, as in `model.named_modules()`.
@@ -26,6 +46,11 @@ class Site:
         parts: names of the children, relative to `path`, that make up the site; empty: the whole module.
         module: class name of the module.
         parameters: number of parameter entries that a surgery replaces here.
+        adds: how what the site adds to the residual stream leaves it: "output" (its output is that), "input:<argument>"
+            (its output holds that argument's residual stream already), "module:<name>" (it is the output of that
+            module inside, and a norm of the sum follows); empty: not known.
+        slices: the parts of parameters that make up the site; empty: all parameters of its modules.
+        label: what the slices are, such as "heads 0, 4" or "q".
 
     Examples:
         >>> Site("layers.3.mlp", role="mlp", layer=3).layer
@@ -41,9 +66,13 @@ class Site:
     parts: tuple[str, ...] = ()
     module: str = ""
     parameters: int = 0
+    adds: str = ""
+    slices: tuple[Slice, ...] = ()
+    label: str = ""
 
     def __str__(self) -> str:
-        return f"{self.path}[{', '.join(self.parts)}]" if self.parts else self.path
+        inside = ", ".join(self.parts) + (f" {self.label}" if self.parts and self.label else self.label)
+        return f"{self.path}[{inside}]" if inside else self.path
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -54,7 +83,12 @@ class Site:
 
     def to_dict(self) -> dict[str, Any]:
         """The site as JSON-able data; `Site.from_dict` reads it."""
-        return {**asdict(self), "hazards": list(self.hazards), "parts": list(self.parts)}
+        return {
+            **asdict(self),
+            "hazards": list(self.hazards),
+            "parts": list(self.parts),
+            "slices": [*map(asdict, self.slices)],
+        }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Site:
@@ -64,10 +98,12 @@ class Site:
             SelectionError: if a field is missing, unknown or of the wrong type.
         """
         try:
-            site = cls(**{**data, "hazards": tuple(data["hazards"]), "parts": tuple(data["parts"])})
-        except (TypeError, KeyError) as error:
+            several = {"hazards": tuple(data["hazards"]), "parts": tuple(data["parts"])}
+            slices = tuple(map(Slice.from_dict, data.get("slices", ())))
+            site = cls(**{**data, **several, "slices": slices})
+        except (TypeError, KeyError, ValueError) as error:
             raise SelectionError(f"not the record of a site: {data!r} ({error})") from error
-        strings = (site.path, site.role, site.kind, site.module, *site.hazards, *site.parts)
+        strings = (site.path, site.role, site.kind, site.module, site.adds, site.label, *site.hazards, *site.parts)
         if not all(isinstance(text, str) for text in strings) or not isinstance(site.parameters, int):
             raise SelectionError(f"not the record of a site: {data!r} (a field has the wrong type)")
         return site
