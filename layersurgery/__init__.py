@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from layersurgery import errors, testing
-    from layersurgery.interventions import Intervention, Mean, Noise, Uniform, Zero, register
+    from layersurgery.interventions import Intervention, LowRank, Mean, Noise, Scale, Skip, Uniform, Zero, register
     from layersurgery.scoring import ChoiceScorer, GenerationScorer, Scores
     from layersurgery.search import Decision, Finding, PaperRule, TableOracle, talo
     from layersurgery.sites import Site, Sites, select
@@ -31,6 +31,9 @@ _ROOMS = {
     "Uniform": "interventions",
     "Mean": "interventions",
     "Noise": "interventions",
+    "Scale": "interventions",
+    "LowRank": "interventions",
+    "Skip": "interventions",
     "Intervention": "interventions",
     "register": "interventions",
     "Surgery": "surgery",
@@ -60,6 +63,9 @@ __all__ = [
     "Uniform",
     "Mean",
     "Noise",
+    "Scale",
+    "LowRank",
+    "Skip",
     "Intervention",
     "register",
     "Surgery",

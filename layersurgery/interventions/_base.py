@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 
 from layersurgery.errors import InterventionError
+
+What = Literal["parameters", "contribution"]
 
 ENTRY_POINT_GROUP = "layersurgery.interventions"
 
@@ -40,16 +41,23 @@ class Place:
         return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
-class Intervention(ABC):
-    """What happens to the parameters of a site. Subclass as a frozen dataclass with JSON-able fields and a `name`.
+class Intervention:
+    """What happens at a site. Subclass as a frozen dataclass with JSON-able fields and a `name`.
 
-    A subclass is found by its name after `register(cls)`, or through the entry-point group
-    `layersurgery.interventions`.
+    A subclass gives `replace`, which acts on the parameters of a site, or `outcome` with `what = "contribution"`, which
+    acts on what the site adds to the residual stream, or both. It is found by its name after `register(cls)`, or
+    through the entry-point group `layersurgery.interventions`.
+
+    Attributes:
+        name: the name by which a saved surgery finds the class.
+        what: the form in which an instance acts: "parameters" or "contribution".
+        roles: roles of sites that it is for; empty: all.
     """
 
     name: ClassVar[str]
+    what: What = "parameters"
+    roles: ClassVar[tuple[str, ...]] = ()
 
-    @abstractmethod
     def replace(self, tensor: torch.Tensor, place: Place) -> torch.Tensor:
         """The tensor that stands in for `tensor` while the surgery is in force.
 
@@ -61,8 +69,26 @@ class Intervention(ABC):
             A tensor of the same shape, dtype and device. A scalar expanded to that shape costs no memory.
 
         Raises:
-            InterventionError: if it cannot act on this tensor.
+            InterventionError: if it cannot act on this tensor, or on parameters at all.
         """
+        raise InterventionError(f"{self!r} does not act on parameters ({place.site}.{place.name}); see its outcome()")
+
+    def outcome(self, output: torch.Tensor) -> torch.Tensor:
+        """What comes out of a module in place of `output`.
+
+        Of a linear module, all of whose parameters are replaced by `replace`, this must be the output; that is how
+        weights are reached that are packed, sharded or offloaded.
+
+        Args:
+            output: what the module gives, or what it adds to the residual stream; must not be written to.
+
+        Returns:
+            A tensor of the same shape, dtype and device.
+
+        Raises:
+            InterventionError: if it acts on parameters only.
+        """
+        raise InterventionError(f"{self!r} acts on parameters only, and not on outputs")
 
     def to_dict(self) -> dict[str, Any]:
         """Name and settings as JSON-able data."""
@@ -89,6 +115,8 @@ def register(cls: Registered) -> Registered:
             f"{cls.__name__} must be a frozen dataclass: put @dataclass(frozen=True) below @register"
         )
     other = _registry.get(name)
+    if cls.replace is Intervention.replace and cls.outcome is Intervention.outcome:
+        raise InterventionError(f"{cls.__name__} must define replace(tensor, place) or outcome(output)")
     if other is not None and other.__qualname__ != cls.__qualname__:
         raise InterventionError(
             f"the name {name!r} is taken by {other.__module__}.{other.__qualname__}; choose another"
@@ -152,4 +180,11 @@ def constant_like(tensor: torch.Tensor, value: torch.Tensor | float) -> torch.Te
 
 def wide(tensor: torch.Tensor) -> torch.Tensor:
     """The values in the widest float that the device has: sums over a half-precision tensor must not be taken in it."""
-    return tensor.detach().to(torch.float32 if tensor.device.type == "mps" else torch.float64)
+    return plain(tensor).to(torch.float32 if tensor.device.type == "mps" else torch.float64)
+
+
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    """The values of a parameter as an ordinary tensor: a quantised one is unpacked."""
+    values = tensor.detach()
+    packed = type(values) is not torch.Tensor and hasattr(values, "dequantize")
+    return values.dequantize().to(values.dtype) if packed else values

@@ -15,7 +15,7 @@ from layersurgery.surgery._step import Step
 
 FILE_NAME = "surgery.json"
 FORMAT = "layersurgery.surgery"
-VERSION = 1
+VERSION = 2  # 2: slices of parameters, and interventions on contributions
 
 
 def save(steps: Iterable[Step], directory: Path) -> Path:

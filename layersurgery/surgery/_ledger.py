@@ -1,4 +1,4 @@
-"""The heart: putting other tensors in place of parameters, and the very same parameters back.
+"""The heart: putting other tensors in place of parameters, and the very same parameters back; changing outputs, too.
 
 A *slot* is one entry of one module's parameter table. While surgeries are in force, the ledger remembers for each slot
 the parameter that was there first and, in order, what each surgery put on top of it. The value in the slot is always
@@ -20,7 +20,20 @@ from torch import nn
 
 from layersurgery.errors import LayerSurgeryWarning, SurgeryError
 from layersurgery.interventions import Place
+from layersurgery.sites import Slice
+from layersurgery.surgery import _taps
 from layersurgery.surgery._step import Step
+from layersurgery.surgery._taps import Tap
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be done to one parameter: all of it, or these slices; `solid`: with memory laid out like its own."""
+
+    step: Step
+    place: Place
+    slices: tuple[Slice, ...] = ()
+    solid: bool = False
 
 
 @dataclass(frozen=True)
@@ -29,16 +42,25 @@ class Slot:
 
     module: nn.Module
     name: str
-    place: Place
-    step: Step
+    target: Target
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a surgery changes in one model."""
+
+    slots: tuple[Slot, ...] = ()
+    taps: tuple[Tap, ...] = ()
+
+    def __add__(self, other: Plan) -> Plan:
+        return Plan(self.slots + other.slots, self.taps + other.taps)
 
 
 @dataclass(frozen=True)
 class _Overlay:
     token: int
     order: int
-    step: Step
-    place: Place
+    target: Target
     value: nn.Parameter
 
 
@@ -57,33 +79,34 @@ _lock = threading.RLock()
 _tokens = itertools.count(1)
 
 
-def put(slots: Sequence[Slot]) -> int:
-    """Put the interventions' tensors into all slots, or into none; returns the token that lifts them again.
+def put(plan: Plan) -> int:
+    """Put all of a plan in force, or nothing; returns the token that lifts it again.
 
     Raises:
         SurgeryError: if an intervention gives a tensor that does not fit. What an intervention raises passes through.
     """
     with _lock:
         token = next(_tokens)
-        overlays = _prepare(slots, token)
+        overlays = _prepare(plan.slots, token)
         try:
-            for slot, overlay in zip(slots, overlays, strict=True):
+            for slot, overlay in zip(plan.slots, overlays, strict=True):
                 states = _states.setdefault(slot.module, {})
                 state = states.setdefault(slot.name, _State(_parameter(slot.module, slot.name), []))
                 state.overlays.append(overlay)
                 set_parameter(slot.module, slot.name, overlay.value)
+            _taps.put(plan.taps, token)
         except BaseException:  # an interrupt too: the model must not stay half changed
-            lift(token, slots)
+            lift(token, plan)
             raise
         return token
 
 
-def lift(token: int, slots: Iterable[Slot]) -> None:
+def lift(token: int, plan: Plan) -> None:
     """Take away what `put` put there under this token. Doing it twice does nothing more."""
     try:
-        _lift(token, slots)
+        _lift(token, plan)
     except BaseException:  # a second interrupt must not stop the restoration half-way
-        _lift(token, slots)
+        _lift(token, plan)
         raise
 
 
@@ -96,11 +119,15 @@ def original(module: nn.Module, name: str) -> nn.Parameter:
 def in_force(modules: Iterable[nn.Module]) -> list[Step]:
     """The steps in force on these modules, each once per surgery, in the order in which they were applied."""
     with _lock:
-        overlays = [o for m in modules for state in _states.get(m, {}).values() for o in state.overlays]
-    first: dict[tuple[int, int], _Overlay] = {}
-    for overlay in sorted(overlays, key=lambda o: (o.token, o.order)):
-        first.setdefault((overlay.token, id(overlay.step)), overlay)
-    return [overlay.step for overlay in first.values()]
+        found: list[tuple[int, int, Step]] = []
+        for module in modules:
+            for state in _states.get(module, {}).values():
+                found.extend((overlay.token, overlay.order, overlay.target.step) for overlay in state.overlays)
+            found.extend((entry.token, entry.order, entry.step) for entry in _taps.entries(module))
+    first: dict[tuple[int, int], Step] = {}
+    for token, _, step in sorted(found, key=lambda item: item[:2]):
+        first.setdefault((token, id(step)), step)
+    return list(first.values())
 
 
 def _prepare(slots: Sequence[Slot], token: int) -> list[_Overlay]:
@@ -111,34 +138,59 @@ def _prepare(slots: Sequence[Slot], token: int) -> list[_Overlay]:
     for order, slot in enumerate(slots):
         key = (id(slot.module), slot.name)
         below = current[key] if key in current else _parameter(slot.module, slot.name)
-        shared = (id(below), id(slot.step))
+        shared = (id(below), id(slot.target.step))
         if shared not in made:
-            made[shared] = _replacement(below, slot.step, slot.place)
+            made[shared] = _replacement(below, slot.target)
         current[key] = made[shared]
-        overlays.append(_Overlay(token, order, slot.step, slot.place, made[shared]))
+        overlays.append(_Overlay(token, order, slot.target, made[shared]))
     return overlays
 
 
-def _replacement(below: nn.Parameter, step: Step, place: Place) -> nn.Parameter:
+def _replacement(below: nn.Parameter, target: Target) -> nn.Parameter:
     # A surgery may be entered inside inference mode; its tensors must be ordinary ones, usable after it as well.
     with torch.inference_mode(False), torch.no_grad():
-        value = step.do.replace(below.detach(), place)
-        expected = (below.shape, below.dtype, below.device)
-        if not isinstance(value, torch.Tensor) or (value.shape, value.dtype, value.device) != expected:
-            got = (value.shape, value.dtype, value.device) if isinstance(value, torch.Tensor) else type(value).__name__
-            raise SurgeryError(
-                f"{step.do!r} gave {got} for {place.site}.{place.name}, which needs {expected}; "
-                "an intervention must keep shape, dtype and device"
-            )
-        if value.untyped_storage().data_ptr() == below.untyped_storage().data_ptr():
+        values = below.detach()
+        value = _sliced(values, target) if target.slices else _checked(values, target.step, target.place)
+        if target.solid:
+            value = torch.empty_like(values).copy_(value)
+        elif _same_memory(value, below):
             value = value.clone()  # handing back the parameter's own memory would let later writes reach the original
         return nn.Parameter(value.detach(), requires_grad=below.requires_grad)
 
 
-def _lift(token: int, slots: Iterable[Slot]) -> None:
+def _checked(values: torch.Tensor, step: Step, place: Place) -> torch.Tensor:
+    value = step.do.replace(values, place)
+    expected = (values.shape, values.dtype, values.device)
+    if not isinstance(value, torch.Tensor) or (value.shape, value.dtype, value.device) != expected:
+        got = (value.shape, value.dtype, value.device) if isinstance(value, torch.Tensor) else type(value).__name__
+        raise SurgeryError(
+            f"{step.do!r} gave {got} for {place.site}.{place.name}, which needs {expected}; "
+            "an intervention must keep shape, dtype and device"
+        )
+    return value
+
+
+def _sliced(values: torch.Tensor, target: Target) -> torch.Tensor:
+    """A copy in which each slice is what the intervention gives for it; the slices of one parameter act in order."""
+    value = values.clone(memory_format=torch.preserve_format)
+    for piece in target.slices:
+        entries = torch.cat([torch.arange(first, end, device=values.device) for first, end in piece.ranges])
+        place = Place(target.place.site, f"{target.place.name}[{piece.dim}:{piece.ranges}]")
+        new = _checked(value.index_select(piece.dim, entries), target.step, place)
+        value.index_copy_(piece.dim, entries, new.contiguous())
+    return value
+
+
+def _same_memory(value: torch.Tensor, below: torch.Tensor) -> bool:
+    plain = type(value) is torch.Tensor and type(below.data) is torch.Tensor  # subclasses pack theirs elsewhere
+    return plain and value.untyped_storage().data_ptr() == below.untyped_storage().data_ptr()
+
+
+def _lift(token: int, plan: Plan) -> None:
     moved = None
     with _lock:
-        for slot in slots:
+        _taps.lift(plan.taps, token)
+        for slot in plan.slots:
             states = _states.get(slot.module, {})
             state = states.get(slot.name)
             if state is None:
@@ -183,10 +235,10 @@ def _without(state: _State, token: int) -> list[_Overlay]:
 
 def _rebased(overlay: _Overlay, below: nn.Parameter) -> _Overlay:
     try:
-        return replace(overlay, value=_replacement(below, overlay.step, overlay.place))
+        return replace(overlay, value=_replacement(below, overlay.target))
     except Exception as error:  # a restoration must go through: the old value stays, and the user hears of it
         warnings.warn(
-            f"{overlay.step} could not be computed anew after a surgery below it was lifted ({error}); it keeps "
+            f"{overlay.target.step} could not be computed anew after a surgery below it was lifted ({error}); it keeps "
             "its value",
             LayerSurgeryWarning,
             stacklevel=2,

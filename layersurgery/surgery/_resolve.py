@@ -1,143 +1,119 @@
-"""From steps to the slots of a real model; what cannot be done is refused here, before anything is touched."""
+"""From steps to what they change in a real model; what cannot be done is refused here, before anything is touched."""
 
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedParameter
-from torch.nn.utils import parametrize
 
 from layersurgery.errors import ModelMismatchError, SurgeryError
-from layersurgery.interventions import Place
 from layersurgery.sites import Site
 from layersurgery.sites._hazards import count_parameters
-from layersurgery.surgery._ledger import Slot, original
+from layersurgery.surgery._contribution import contribution
+from layersurgery.surgery._elsewhere import manages
+from layersurgery.surgery._ledger import Plan
+from layersurgery.surgery._parameters import parameters
 from layersurgery.surgery._step import Step
 
 
-def resolve(model: nn.Module, steps: Iterable[Step]) -> list[Slot]:
-    """All slots that the steps change in this model.
+def resolve(model: nn.Module, steps: Iterable[Step]) -> Plan:
+    """All that the steps change in this model.
 
     Raises:
         ModelMismatchError: if a site is not in the model, or is something else there.
-        SurgeryError: if a site cannot be changed by replacing its parameters.
+        SurgeryError: if a step cannot be done on this model.
     """
-    _refuse_compiled(model)
-    return [slot for step in steps for slot in _slots(model, step)]
+    return sum((_planned(model, step) for step in steps), Plan())
 
 
-def _slots(model: nn.Module, step: Step) -> list[Slot]:
+def _planned(model: nn.Module, step: Step) -> Plan:
     site = step.site
-    found: list[Slot] = []
-    seen: set[int] = set()
-    places: dict[int, Place] = {}  # a parameter in several slots of the site has one place, and so one value
-    for path in site.modules:
-        top = _module_at(model, path, site)
-        prefix = path[len(site.path) :].lstrip(".")
-        for name, module in top.named_modules(prefix=prefix):
-            if id(module) in seen:
-                continue
-            seen.add(id(module))
-            _refuse_module(module, site)
-            for leaf, parameter in module._parameters.items():
-                if parameter is not None:
-                    full = f"{name}.{leaf}" if name else leaf
-                    _refuse_parameter(parameter, full, site, step)
-                    place = places.setdefault(id(original(module, leaf)), Place(site.path, full))
-                    found.append(Slot(module, leaf, place, step))
-    _check_fit(model, site, found)
-    return found + (_tied_slots(model, step, found) if step.tied == "everywhere" else [])
-
-
-def _module_at(model: nn.Module, path: str, site: Site) -> nn.Module:
-    try:
-        return model.get_submodule(path)
-    except AttributeError:
-        names = [name for name, _ in model.named_modules() if name]
-        near = difflib.get_close_matches(path, names, 3, 0.5)
-        hint = f"; near misses: {', '.join(map(repr, near))}" if near else ""
-        raise ModelMismatchError(
-            f"{type(model).__name__} has no module {path!r}, which the surgery is for{hint}. "
-            "Make the surgery from `layersurgery.select(model)` on this model"
-        ) from None
-
-
-def _check_fit(model: nn.Module, site: Site, slots: list[Slot]) -> None:
-    if not slots:
+    if step.do.roles and site.role not in step.do.roles:
         raise SurgeryError(
-            f"{str(site)!r} has no parameters to replace; select the module that holds the weights (print the "
-            f"model, or "
-            "use layersurgery.select(model, pattern=...))"
+            f"{step.do!r} is for sites of role {' or '.join(map(repr, step.do.roles))}, and {str(site)!r} is of role "
+            f"{site.role!r}: select(model, {step.do.roles[0]!r}), or use Zero(what='contribution')"
         )
-    module = type(model.get_submodule(site.path)).__name__
-    if site.module and module != site.module:
-        raise ModelMismatchError(
-            f"{str(site)!r} is a {module} in this {type(model).__name__}; the surgery was made for a {site.module}. "
-            "Select the site anew on this model"
+    holders = _holders(model, site)
+    compiled = _is_compiled(holders)
+    _check_identity(model, site)
+    if step.do.what != "contribution":
+        return parameters(model, step, solid=compiled, managed=any(map(manages, holders)))
+    if compiled:
+        raise SurgeryError(
+            f"{str(site)!r} is in a compiled model, which takes no notice of hooks that come after it, and {step.do!r} "
+            "is done by one. Apply it to the model before torch.compile, or use what='parameters'"
         )
-    parameters = count_parameters(model.get_submodule(path) for path in site.modules)
-    if site.parameters and parameters != site.parameters:
-        raise ModelMismatchError(
-            f"{str(site)!r} has {parameters:,} parameters in this {type(model).__name__}; the surgery was made for "
-            f"{site.parameters:,}: a model of another size. Select the site anew on this model"
-        )
+    return contribution(model, step)
 
 
-def _tied_slots(model: nn.Module, step: Step, slots: list[Slot]) -> list[Slot]:
-    """The other slots, anywhere in the model, that hold a parameter of the site."""
-    place = {id(original(slot.module, slot.name)): slot.place for slot in slots}
-    inside = {(id(slot.module), slot.name) for slot in slots}
-    return [
-        Slot(module, name, place[key], step)
-        for module in model.modules()
-        for name, parameter in module._parameters.items()
-        if parameter is not None and (key := id(original(module, name))) in place and (id(module), name) not in inside
-    ]
+def _is_compiled(holders: list[nn.Module]) -> bool:
+    """Whether one of the modules that hold a site is compiled. Weights are inputs of a compiled graph; hooks are not.
 
-
-def _refuse_compiled(model: nn.Module) -> None:
-    for module in model.modules():
-        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
-            raise SurgeryError(
-                f"{type(module).__name__} is compiled, and a compiled graph may go on using the old weights; apply the "
-                "surgery to the model before torch.compile, or to `compiled._orig_mod`"
-            )
-        if isinstance(module, torch.jit.ScriptModule):
+    Raises:
+        SurgeryError: if neither is true of the way in which the model was compiled.
+    """
+    for holder in holders:
+        if isinstance(holder, torch.jit.ScriptModule):
             raise SurgeryError(
                 "a TorchScript model cannot be changed; apply the surgery to the Python model before scripting"
             )
-
-
-def _refuse_module(module: nn.Module, site: Site) -> None:
-    recomputed = parametrize.is_parametrized(module) or any(
-        type(hook).__name__ in ("WeightNorm", "SpectralNorm") for hook in module._forward_pre_hooks.values()
+        if isinstance(holder, nn.DataParallel) and len(holder.device_ids) > 1:
+            raise SurgeryError(
+                "DataParallel copies the model to other devices in each pass, where a surgery is not checked; apply it "
+                "to `model.module` and run that on one device"
+            )
+    compiled = any(
+        hasattr(holder, "_orig_mod") or getattr(holder, "_compiled_call_impl", None) is not None for holder in holders
     )
-    if recomputed:
+    if compiled and getattr(sys.modules.get("torch._inductor.config"), "freezing", False):
         raise SurgeryError(
-            f"{str(site)!r} holds a parametrised weight (weight norm, spectral norm, ...): zeroing what it is "
-            f"computed from does "
-            "not zero the weight. Call torch.nn.utils.parametrize.remove_parametrizations (or remove_weight_norm) first"
+            "torch._inductor.config.freezing is on: compiled code holds its own copy of the weights. Switch it off and "
+            "compile the model again"
         )
+    return compiled
 
 
-def _refuse_parameter(parameter: nn.Parameter, name: str, site: Site, step: Step) -> None:
-    where = f"{site.path}.{name}"
-    if isinstance(parameter, UninitializedParameter):
-        raise SurgeryError(f"{where} has no shape yet (a lazy module); run the model once first")
-    if parameter.is_meta:
-        raise SurgeryError(
-            f"{where} is on the meta device: its weights are not in memory (offloaded, or the model was built without "
-            "weights). Load the model with its weights on a device"
+def _holders(model: nn.Module, site: Site) -> list[nn.Module]:
+    """The model, and all modules on the way to the site and inside it."""
+    found = [model]
+    for path in site.modules:
+        module = model
+        for name in path.split(".") if path else ():
+            module = _child(model, module, name, path)
+            found.append(module)
+        found.extend(module.modules())
+    return found
+
+
+def _child(model: nn.Module, module: nn.Module, name: str, path: str) -> nn.Module:
+    child = getattr(module, name, None)  # get_submodule's way: wrappers may pass names on
+    if isinstance(child, nn.Module):
+        return child
+    names = [name for name, _ in model.named_modules() if name]
+    near = difflib.get_close_matches(path, names, 3, 0.5)
+    hint = f"; near misses: {', '.join(map(repr, near))}" if near else ""
+    raise ModelMismatchError(
+        f"{type(model).__name__} has no module {path!r}, which the surgery is for{hint}. "
+        "Make the surgery from `layersurgery.select(model)` on this model"
+    )
+
+
+def _check_identity(model: nn.Module, site: Site) -> None:
+    module = model.get_submodule(site.path)
+    classes = [cls.__name__ for cls in type(module).__mro__]  # sharding puts a class of its own in front
+    if site.module and site.module not in classes:
+        raise ModelMismatchError(
+            f"{str(site)!r} is a {classes[0]} in this {type(model).__name__}; the surgery was made for a "
+            f"{site.module}. Select the site anew on this model"
         )
-    if not parameter.is_floating_point():
-        raise SurgeryError(
-            f"{where} is stored as {parameter.dtype} (quantised): {step.do!r} has no meaning on packed integers. "
-            "Load the model unquantised"
-        )
-    if type(parameter.data).__module__.startswith("torch.distributed"):
-        raise SurgeryError(
-            f"{where} is sharded over processes ({type(parameter.data).__name__}); load the model unsharded"
+    if not site.parameters or site.slices:
+        return
+    held = count_parameters(model.get_submodule(path) for path in site.modules)
+    if held != site.parameters:
+        raise ModelMismatchError(
+            f"{str(site)!r} has {held:,} parameters in this {type(model).__name__}; the surgery was made for "
+            f"{site.parameters:,}: a model of another size. Select the site anew on this model"
         )

@@ -108,8 +108,8 @@ class Surgery:
 
     def attach(self, model: Any) -> Handle:
         """Put the surgery in force until `handle.remove()`; errors as for `with surgery(model):`."""
-        slots = resolve(unwrap(model), self.steps)
-        return Handle(_ledger.put(slots), slots)
+        plan = resolve(unwrap(model), self.steps)
+        return Handle(_ledger.put(plan), plan)
 
     def merge_(self, model: Model) -> Model:
         """Make the surgery permanent: the sites' parameters are replaced for good, ready for `model.save_pretrained`.
@@ -141,14 +141,14 @@ class Surgery:
 class Handle:
     """A surgery in force; `remove()` lifts it. Removing twice does nothing more, in any order with others."""
 
-    def __init__(self, token: int, slots: list[_ledger.Slot]) -> None:
+    def __init__(self, token: int, plan: _ledger.Plan) -> None:
         self._token = token
-        self._slots = slots
+        self._plan = plan
 
     def remove(self) -> None:
         """Lift the surgery: the very same parameters are back, under whatever else is still in force."""
-        _ledger.lift(self._token, self._slots)
-        self._slots = []
+        _ledger.lift(self._token, self._plan)
+        self._plan = _ledger.Plan()
 
 
 class _Block(AbstractContextManager[Model], Generic[Model]):

@@ -46,9 +46,9 @@ def rewrite(path, change):
     ("change", "error", "message"),
     [
         (
-            lambda r: r.update(version=2, written_by="layersurgery 9.0"),
+            lambda r: r.update(version=99, written_by="layersurgery 9.0"),
             SurgeryFileError,
-            r"9\.0.*reads up to 1\. Upgrade",
+            r"9\.0.*reads up to 2\. Upgrade",
         ),
         (lambda r: r.update(version="1"), SurgeryFileError, r"version '1'; expected a whole number"),
         (lambda r: r.update(version=0), SurgeryFileError, r"version 0"),

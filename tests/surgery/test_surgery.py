@@ -276,13 +276,14 @@ def test_what_cannot_be_done_is_refused_before_anything_is_touched():
     quantised["linear"].weight = nn.Parameter(torch.ones(2, 2, dtype=torch.int8), requires_grad=False)
     site = ls.select(quantised, pattern="linear")[0]
     assert site.hazards == ("quantized",)
-    _refused(quantised, site, r"stored as torch\.int8 \(quantised\)")
+    _refused(quantised, site, r"packed integers \(quantised\), and Mean\(\) needs their values.*Zero", do=ls.Mean())
 
     normed = nn.ModuleDict({"linear": nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))}).eval()
     _refused(normed, ls.select(normed, pattern="linear")[0], r"parametrised weight.*remove_parametrizations")
 
     compiled = torch.compile(nn.Sequential(nn.Linear(2, 2)))
-    _refused(compiled, ls.select(compiled, pattern="*.0")[0], r"compiled.*before torch\.compile")
+    by_hook = ls.Zero(what="contribution")
+    _refused(compiled, ls.select(compiled, pattern="*.0")[0], r"compiled.*before torch\.compile", do=by_hook)
 
     lazy = nn.ModuleDict({"linear": nn.LazyLinear(3)})
     site = ls.select(lazy, pattern="linear")[0]

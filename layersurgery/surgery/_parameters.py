@@ -1,0 +1,144 @@
+"""A site's parameters: the slots that hold them, or, where weights are not plain tensors, the modules that use them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils import parametrize
+
+from layersurgery.errors import ModelMismatchError, SurgeryError
+from layersurgery.interventions import Intervention, Place
+from layersurgery.sites import Site, Slice
+from layersurgery.surgery._elsewhere import elsewhere, silenced_by_zeros
+from layersurgery.surgery._ledger import Plan, Slot, Target, original
+from layersurgery.surgery._step import Step
+from layersurgery.surgery._taps import Tap
+
+
+def parameters(model: nn.Module, step: Step, *, solid: bool, managed: bool) -> Plan:
+    """All slots of a site, or taps on the modules whose weights cannot be replaced.
+
+    Args:
+        model: the model.
+        step: the step.
+        solid: give the new tensors memory of their own, laid out like the parameter's: compiled code is made for it.
+        managed: a module around the site brings weights in for each pass.
+
+    Raises:
+        ModelMismatchError: if the site's slices do not fit.
+        SurgeryError: if the site holds no parameters, or some that can be reached in neither way.
+    """
+    site = step.site
+    slots: list[Slot] = []
+    taps: list[Tap] = []
+    seen: set[int] = set()
+    places: dict[int, Place] = {}  # a parameter in several slots of the site has one place, and so one value
+    wanted = _by_parameter(site)
+    for path in site.modules:
+        prefix = path[len(site.path) :].lstrip(".")
+        for name, module in model.get_submodule(path).named_modules(prefix=prefix):
+            if id(module) in seen:
+                continue
+            seen.add(id(module))
+            _refuse_module(module, site)
+            where = elsewhere(module, managed)
+            if where and not wanted:
+                taps.append(_tap(module, name, step, where))
+                continue
+            for leaf, parameter in module._parameters.items():
+                full = f"{name}.{leaf}" if name else leaf
+                slices = wanted.pop(full, ())
+                if parameter is None or (site.slices and not slices):
+                    continue
+                _refuse_parameter(parameter, full, step, where)
+                _check_slices(parameter, slices, full, site)
+                place = places.setdefault(id(original(module, leaf)), Place(site.path, full))
+                slots.append(Slot(module, leaf, Target(step, place, slices, solid)))
+    if wanted:
+        raise ModelMismatchError(
+            f"{str(site)!r} has no parameter {next(iter(wanted))!r} in this {type(model).__name__}; select it anew"
+        )
+    if not slots and not taps:
+        raise SurgeryError(
+            f"{str(site)!r} has no parameters to replace; select the module that holds the weights (print the model, "
+            "or use layersurgery.select(model, pattern=...))"
+        )
+    if step.tied == "everywhere":
+        slots += _tied_slots(model, slots)
+    return Plan(tuple(slots), tuple(taps))
+
+
+def _by_parameter(site: Site) -> dict[str, tuple[Slice, ...]]:
+    found: defaultdict[str, tuple[Slice, ...]] = defaultdict(tuple)
+    for piece in site.slices:
+        found[piece.parameter] += (piece,)
+    return dict(found)
+
+
+def _check_slices(parameter: nn.Parameter, slices: tuple[Slice, ...], name: str, site: Site) -> None:
+    for piece in slices:
+        size = parameter.shape[piece.dim] if piece.dim < parameter.dim() else 0
+        if not all(0 <= first < end <= size for first, end in piece.ranges):
+            raise ModelMismatchError(
+                f"{str(site)!r} is entries {piece.ranges} of dimension {piece.dim} of {name}, which has shape "
+                f"{tuple(parameter.shape)} in this model. Select the site anew on this model"
+            )
+
+
+def _tied_slots(model: nn.Module, slots: list[Slot]) -> list[Slot]:
+    """The other slots, anywhere in the model, that hold a parameter of the site."""
+    target = {id(original(slot.module, slot.name)): slot.target for slot in slots}
+    inside = {(id(slot.module), slot.name) for slot in slots}
+    return [
+        Slot(module, name, target[key])
+        for module in model.modules()
+        for name, parameter in module._parameters.items()
+        if parameter is not None and (key := id(original(module, name))) in target and (id(module), name) not in inside
+    ]
+
+
+def _tap(module: nn.Module, name: str, step: Step, where: str) -> Tap:
+    """The module's output instead of its weights; the same thing for an intervention that knows what comes out."""
+    path = f"{step.site.path}.{name}" if name else step.site.path
+    if type(step.do).outcome is Intervention.outcome:
+        raise SurgeryError(
+            f"the weights of {path} are {where}, and {step.do!r} needs their values. Zero() and Scale() work there, "
+            "through the module's output; or load the model with plain weights on a device"
+        )
+    if not silenced_by_zeros(module):
+        raise SurgeryError(
+            f"the weights of {path} ({type(module).__name__}) are {where}, and what the module gives is not simply "
+            "proportional to them. Use what='contribution', or load the model with plain weights on a device"
+        )
+    return Tap(module, path, step, None, module)
+
+
+def _refuse_module(module: nn.Module, site: Site) -> None:
+    if any(isinstance(parameter, UninitializedParameter) for parameter in module._parameters.values()):
+        raise SurgeryError(
+            f"{str(site)!r} has parameters without a shape yet (a lazy module); run the model once first"
+        )
+    recomputed = parametrize.is_parametrized(module) or any(
+        type(hook).__name__ in ("WeightNorm", "SpectralNorm") for hook in module._forward_pre_hooks.values()
+    )
+    if recomputed:
+        raise SurgeryError(
+            f"{str(site)!r} holds a parametrised weight (weight norm, spectral norm, ...): zeroing what it is "
+            "computed from does not zero the weight. Call torch.nn.utils.parametrize.remove_parametrizations (or "
+            "remove_weight_norm) first, or use what='contribution'"
+        )
+
+
+def _refuse_parameter(parameter: nn.Parameter, name: str, step: Step, where: str) -> None:
+    path = f"{step.site.path}.{name}"
+    if where:
+        raise SurgeryError(
+            f"{path} is {where}: a slice of it cannot be replaced. Load the model with plain weights on a device"
+        )
+    if parameter.is_meta:
+        raise SurgeryError(
+            f"{path} is on the meta device: the model was built without weights. Load the model with its weights on a "
+            "device"
+        )
