@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,7 +22,9 @@ def elsewhere(module: nn.Module, managed: bool) -> str:
         managed: a module around it brings its weights in for each pass (see `manages`).
     """
     own = [parameter for parameter in module._parameters.values() if parameter is not None]
-    if managed and (own or _is_linear(module)) and not any(True for _ in module.children()):
+    if not own and not _is_linear(module):
+        return ""
+    if managed and not any(True for _ in module.children()):
         return _SHARDED
     if _is_offloaded(module) and any(parameter.is_meta for parameter in own):
         return "offloaded"
@@ -33,9 +36,10 @@ def elsewhere(module: nn.Module, managed: bool) -> str:
     return "packed by its own code (quantised)" if packed else ""
 
 
-def manages(holder: nn.Module) -> bool:
-    """Whether a module gathers the weights of all that is in it before each pass, whatever is in the tables (FSDP)."""
-    return any(cls.__name__ in ("FSDPModule", "FullyShardedDataParallel") for cls in type(holder).__mro__)
+@cache
+def manages(holder: type[nn.Module]) -> bool:
+    """Whether modules of a class (FSDP) gather all weights inside before each pass, whatever is in the tables."""
+    return any(cls.__name__ in ("FSDPModule", "FullyShardedDataParallel") for cls in holder.__mro__)
 
 
 def silenced_by_zeros(module: nn.Module) -> bool:
@@ -50,8 +54,9 @@ def silenced_by_zeros(module: nn.Module) -> bool:
 
 def _is_linear(module: nn.Module) -> bool:
     """A linear layer of whatever make: GPTQ, bitsandbytes, torchao and others keep torch's two sizes."""
-    sizes = (getattr(module, "in_features", None), getattr(module, "out_features", None))
-    conv1d = type(module).__name__ == "Conv1D" and isinstance(getattr(module, "nf", None), int)  # of transformers
+    held = vars(module)
+    sizes = (held.get("in_features"), held.get("out_features"))
+    conv1d = type(module).__name__ == "Conv1D" and isinstance(held.get("nf"), int)  # of transformers
     return all(isinstance(size, int) for size in sizes) or conv1d
 
 
@@ -61,7 +66,9 @@ def _has_matrix(own: list[nn.Parameter]) -> bool:
 
 def _is_offloaded(module: nn.Module) -> bool:
     """Whether accelerate brings the weights in for each call."""
-    hook = getattr(module, "_hf_hook", None)
+    hook = vars(module).get("_hf_hook")
+    if hook is None:
+        return False
     hooks = [hook, *getattr(hook, "hooks", ())]
     return any(getattr(one, "offload", False) for one in hooks)
 

@@ -12,7 +12,8 @@ import itertools
 import threading
 import warnings
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -135,33 +136,40 @@ def _prepare(slots: Sequence[Slot], token: int) -> list[_Overlay]:
     current: dict[tuple[int, str], nn.Parameter] = {}
     made: dict[tuple[int, int], nn.Parameter] = {}
     overlays = []
-    for order, slot in enumerate(slots):
-        key = (id(slot.module), slot.name)
-        below = current[key] if key in current else _parameter(slot.module, slot.name)
-        shared = (id(below), id(slot.target.step))
-        if shared not in made:
-            made[shared] = _replacement(below, slot.target)
-        current[key] = made[shared]
-        overlays.append(_Overlay(token, order, slot.target, made[shared]))
+    with _ordinary():
+        for order, slot in enumerate(slots):
+            key = (id(slot.module), slot.name)
+            below = current[key] if key in current else _parameter(slot.module, slot.name)
+            shared = (id(below), id(slot.target.step))
+            if shared not in made:
+                made[shared] = _replacement(below, slot.target)
+            current[key] = made[shared]
+            overlays.append(_Overlay(token, order, slot.target, made[shared]))
     return overlays
 
 
-def _replacement(below: nn.Parameter, target: Target) -> nn.Parameter:
-    # A surgery may be entered inside inference mode; its tensors must be ordinary ones, usable after it as well.
+@contextmanager
+def _ordinary() -> Iterator[None]:
+    """A surgery may be entered inside inference mode; its tensors must be ordinary ones, usable after it as well."""
     with torch.inference_mode(False), torch.no_grad():
-        values = below.detach()
-        value = _sliced(values, target) if target.slices else _checked(values, target.step, target.place)
-        if target.solid:
-            value = torch.empty_like(values).copy_(value)
-        elif _same_memory(value, below):
-            value = value.clone()  # handing back the parameter's own memory would let later writes reach the original
-        return nn.Parameter(value.detach(), requires_grad=below.requires_grad)
+        yield
+
+
+def _replacement(below: nn.Parameter, target: Target) -> nn.Parameter:
+    values = below.detach()
+    value = _sliced(values, target) if target.slices else _checked(values, target.step, target.place)
+    if target.solid:
+        value = torch.empty_like(values).copy_(value)
+    elif _same_memory(value, below):
+        value = value.clone()  # handing back the parameter's own memory would let later writes reach the original
+    return nn.Parameter(value.detach(), requires_grad=below.requires_grad)
 
 
 def _checked(values: torch.Tensor, step: Step, place: Place) -> torch.Tensor:
     value = step.do.replace(values, place)
-    expected = (values.shape, values.dtype, values.device)
-    if not isinstance(value, torch.Tensor) or (value.shape, value.dtype, value.device) != expected:
+    fits = isinstance(value, torch.Tensor) and value.shape == values.shape
+    if not fits or value.dtype != values.dtype or value.device != values.device:
+        expected = (values.shape, values.dtype, values.device)
         got = (value.shape, value.dtype, value.device) if isinstance(value, torch.Tensor) else type(value).__name__
         raise SurgeryError(
             f"{step.do!r} gave {got} for {place.site}.{place.name}, which needs {expected}; "
@@ -235,7 +243,8 @@ def _without(state: _State, token: int) -> list[_Overlay]:
 
 def _rebased(overlay: _Overlay, below: nn.Parameter) -> _Overlay:
     try:
-        return replace(overlay, value=_replacement(below, overlay.target))
+        with _ordinary():
+            return replace(overlay, value=_replacement(below, overlay.target))
     except Exception as error:  # a restoration must go through: the old value stays, and the user hears of it
         warnings.warn(
             f"{overlay.target.step} could not be computed anew after a surgery below it was lifted ({error}); it keeps "

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
-from torch.nn.utils import parametrize
 
 from layersurgery.errors import ModelMismatchError, SurgeryError
 from layersurgery.interventions import Intervention, Place
@@ -17,12 +17,15 @@ from layersurgery.surgery._step import Step
 from layersurgery.surgery._taps import Tap
 
 
-def parameters(model: nn.Module, step: Step, *, solid: bool, managed: bool) -> Plan:
+def parameters(
+    model: nn.Module, step: Step, inside: Iterable[tuple[str, nn.Module]], *, solid: bool, managed: bool
+) -> Plan:
     """All slots of a site, or taps on the modules whose weights cannot be replaced.
 
     Args:
         model: the model.
         step: the step.
+        inside: the site's modules, each once, with their names relative to its path.
         solid: give the new tensors memory of their own, laid out like the parameter's: compiled code is made for it.
         managed: a module around the site brings weights in for each pass.
 
@@ -33,29 +36,23 @@ def parameters(model: nn.Module, step: Step, *, solid: bool, managed: bool) -> P
     site = step.site
     slots: list[Slot] = []
     taps: list[Tap] = []
-    seen: set[int] = set()
     places: dict[int, Place] = {}  # a parameter in several slots of the site has one place, and so one value
     wanted = _by_parameter(site)
-    for path in site.modules:
-        prefix = path[len(site.path) :].lstrip(".")
-        for name, module in model.get_submodule(path).named_modules(prefix=prefix):
-            if id(module) in seen:
+    for name, module in inside:
+        _refuse_module(module, site)
+        where = elsewhere(module, managed)
+        if where and not wanted:
+            taps.append(_tap(module, name, step, where))
+            continue
+        for leaf, parameter in module._parameters.items():
+            full = f"{name}.{leaf}" if name else leaf
+            slices = wanted.pop(full, ())
+            if parameter is None or (site.slices and not slices):
                 continue
-            seen.add(id(module))
-            _refuse_module(module, site)
-            where = elsewhere(module, managed)
-            if where and not wanted:
-                taps.append(_tap(module, name, step, where))
-                continue
-            for leaf, parameter in module._parameters.items():
-                full = f"{name}.{leaf}" if name else leaf
-                slices = wanted.pop(full, ())
-                if parameter is None or (site.slices and not slices):
-                    continue
-                _refuse_parameter(parameter, full, step, where)
-                _check_slices(parameter, slices, full, site)
-                place = places.setdefault(id(original(module, leaf)), Place(site.path, full))
-                slots.append(Slot(module, leaf, Target(step, place, slices, solid)))
+            _refuse_parameter(parameter, full, step, where)
+            _check_slices(parameter, slices, full, site)
+            place = places.setdefault(id(original(module, leaf)), Place(site.path, full))
+            slots.append(Slot(module, leaf, Target(step, place, slices, solid)))
     if wanted:
         raise ModelMismatchError(
             f"{str(site)!r} has no parameter {next(iter(wanted))!r} in this {type(model).__name__}; select it anew"
@@ -120,7 +117,7 @@ def _refuse_module(module: nn.Module, site: Site) -> None:
         raise SurgeryError(
             f"{str(site)!r} has parameters without a shape yet (a lazy module); run the model once first"
         )
-    recomputed = parametrize.is_parametrized(module) or any(
+    recomputed = "parametrizations" in module._modules or any(
         type(hook).__name__ in ("WeightNorm", "SpectralNorm") for hook in module._forward_pre_hooks.values()
     )
     if recomputed:

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from layersurgery.errors import ModelMismatchError, SurgeryError
 from layersurgery.sites import Site
-from layersurgery.sites._hazards import count_parameters
 from layersurgery.surgery._contribution import contribution
 from layersurgery.surgery._elsewhere import manages
 from layersurgery.surgery._ledger import Plan
@@ -36,11 +36,12 @@ def _planned(model: nn.Module, step: Step) -> Plan:
             f"{step.do!r} is for sites of role {' or '.join(map(repr, step.do.roles))}, and {str(site)!r} is of role "
             f"{site.role!r}: select(model, {step.do.roles[0]!r}), or use Zero(what='contribution')"
         )
-    holders = _holders(model, site)
+    around, inside = _around(model, site), _inside(model, site)
+    holders = [*around, *(module for _, module in inside)]
     compiled = _is_compiled(holders)
-    _check_identity(model, site)
+    _check_identity(model, site, inside)
     if step.do.what != "contribution":
-        return parameters(model, step, solid=compiled, managed=any(map(manages, holders)))
+        return parameters(model, step, inside, solid=compiled, managed=any(manages(type(one)) for one in around))
     if compiled:
         raise SurgeryError(
             f"{str(site)!r} is in a compiled model, which takes no notice of hooks that come after it, and {step.do!r} "
@@ -66,7 +67,7 @@ def _is_compiled(holders: list[nn.Module]) -> bool:
                 "to `model.module` and run that on one device"
             )
     compiled = any(
-        hasattr(holder, "_orig_mod") or getattr(holder, "_compiled_call_impl", None) is not None for holder in holders
+        "_orig_mod" in holder._modules or vars(holder).get("_compiled_call_impl") is not None for holder in holders
     )
     if compiled and getattr(sys.modules.get("torch._inductor.config"), "freezing", False):
         raise SurgeryError(
@@ -76,16 +77,25 @@ def _is_compiled(holders: list[nn.Module]) -> bool:
     return compiled
 
 
-def _holders(model: nn.Module, site: Site) -> list[nn.Module]:
-    """The model, and all modules on the way to the site and inside it."""
+def _around(model: nn.Module, site: Site) -> list[nn.Module]:
+    """The model, and all modules on the way to the site's own."""
     found = [model]
     for path in site.modules:
         module = model
         for name in path.split(".") if path else ():
             module = _child(model, module, name, path)
             found.append(module)
-        found.extend(module.modules())
     return found
+
+
+def _inside(model: nn.Module, site: Site) -> list[tuple[str, nn.Module]]:
+    """The modules whose parameters are the site's, each once, with their names relative to its path."""
+    found: dict[nn.Module, str] = {}
+    for path in site.modules:
+        prefix = path[len(site.path) :].lstrip(".")
+        for name, module in model.get_submodule(path).named_modules(prefix=prefix):
+            found.setdefault(module, name)
+    return [(name, module) for module, name in found.items()]
 
 
 def _child(model: nn.Module, module: nn.Module, name: str, path: str) -> nn.Module:
@@ -101,9 +111,8 @@ def _child(model: nn.Module, module: nn.Module, name: str, path: str) -> nn.Modu
     )
 
 
-def _check_identity(model: nn.Module, site: Site) -> None:
-    module = model.get_submodule(site.path)
-    classes = [cls.__name__ for cls in type(module).__mro__]  # sharding puts a class of its own in front
+def _check_identity(model: nn.Module, site: Site, inside: list[tuple[str, nn.Module]]) -> None:
+    classes = [cls.__name__ for cls in type(model.get_submodule(site.path)).__mro__]  # sharding puts its own in front
     if site.module and site.module not in classes:
         raise ModelMismatchError(
             f"{str(site)!r} is a {classes[0]} in this {type(model).__name__}; the surgery was made for a "
@@ -111,9 +120,15 @@ def _check_identity(model: nn.Module, site: Site) -> None:
         )
     if not site.parameters or site.slices:
         return
-    held = count_parameters(model.get_submodule(path) for path in site.modules)
+    held = _count(module for _, module in inside)
     if held != site.parameters:
         raise ModelMismatchError(
             f"{str(site)!r} has {held:,} parameters in this {type(model).__name__}; the surgery was made for "
             f"{site.parameters:,}: a model of another size. Select the site anew on this model"
         )
+
+
+def _count(modules: Iterable[nn.Module]) -> int:
+    """Parameter entries of these modules themselves, each parameter once."""
+    own = {id(p): p for module in modules for p in module._parameters.values() if p is not None}
+    return sum(0 if isinstance(p, UninitializedParameter) else p.numel() for p in own.values())
