@@ -174,8 +174,9 @@ def intervention_from_dict(data: dict[str, Any]) -> Intervention:
 
 def constant_like(tensor: torch.Tensor, value: torch.Tensor | float) -> torch.Tensor:
     """One value seen as a tensor of that shape, dtype and device, in no more memory than the value's."""
-    scalar = torch.as_tensor(value, dtype=tensor.dtype, device=tensor.device)
-    return scalar.expand(tensor.shape)
+    if isinstance(value, torch.Tensor):
+        return value.to(dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+    return torch.full((), value, dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
 
 
 def wide(tensor: torch.Tensor) -> torch.Tensor:

@@ -22,8 +22,8 @@ def elsewhere(module: nn.Module, managed: bool) -> str:
         managed: a module around it brings its weights in for each pass (see `manages`).
     """
     own = [parameter for parameter in module._parameters.values() if parameter is not None]
-    if not own and not _is_linear(module):
-        return ""
+    if not managed and all(map(_is_plain, own)) and (_has_matrix(own) or not _is_linear(module)):
+        return ""  # nearly always
     if managed and not any(True for _ in module.children()):
         return _SHARDED
     if _is_offloaded(module) and any(parameter.is_meta for parameter in own):
@@ -58,6 +58,10 @@ def _is_linear(module: nn.Module) -> bool:
     sizes = (held.get("in_features"), held.get("out_features"))
     conv1d = type(module).__name__ == "Conv1D" and isinstance(held.get("nf"), int)  # of transformers
     return all(isinstance(size, int) for size in sizes) or conv1d
+
+
+def _is_plain(parameter: nn.Parameter) -> bool:
+    return type(parameter) is nn.Parameter and parameter.is_floating_point() and not parameter.is_meta
 
 
 def _has_matrix(own: list[nn.Parameter]) -> bool:

@@ -36,7 +36,8 @@ def _planned(model: nn.Module, step: Step) -> Plan:
             f"{step.do!r} is for sites of role {' or '.join(map(repr, step.do.roles))}, and {str(site)!r} is of role "
             f"{site.role!r}: select(model, {step.do.roles[0]!r}), or use Zero(what='contribution')"
         )
-    around, inside = _around(model, site), _inside(model, site)
+    around = _around(model, site)
+    inside = _inside(model, site)
     holders = [*around, *(module for _, module in inside)]
     compiled = _is_compiled(holders)
     _check_identity(model, site, inside)
@@ -99,8 +100,8 @@ def _inside(model: nn.Module, site: Site) -> list[tuple[str, nn.Module]]:
 
 
 def _child(model: nn.Module, module: nn.Module, name: str, path: str) -> nn.Module:
-    child = getattr(module, name, None)  # get_submodule's way: wrappers may pass names on
-    if isinstance(child, nn.Module):
+    child = module._modules.get(name)
+    if child is not None:
         return child
     names = [name for name, _ in model.named_modules() if name]
     near = difflib.get_close_matches(path, names, 3, 0.5)
@@ -112,10 +113,11 @@ def _child(model: nn.Module, module: nn.Module, name: str, path: str) -> nn.Modu
 
 
 def _check_identity(model: nn.Module, site: Site, inside: list[tuple[str, nn.Module]]) -> None:
-    classes = [cls.__name__ for cls in type(model.get_submodule(site.path)).__mro__]  # sharding puts its own in front
-    if site.module and site.module not in classes:
+    found = type(model.get_submodule(site.path))
+    # sharding puts a class of its own in front
+    if site.module and site.module != found.__name__ and site.module not in [cls.__name__ for cls in found.__mro__]:
         raise ModelMismatchError(
-            f"{str(site)!r} is a {classes[0]} in this {type(model).__name__}; the surgery was made for a "
+            f"{str(site)!r} is a {found.__name__} in this {type(model).__name__}; the surgery was made for a "
             f"{site.module}. Select the site anew on this model"
         )
     if not site.parameters or site.slices:
