@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from layersurgery.errors import SurgeryError
 from layersurgery.interventions import OutputForm
@@ -50,7 +49,6 @@ class Entry:
     step: Step
     stream: str | None
     clock: Clock | None = None
-    ticking: RemovableHandle | None = None
 
 
 @dataclass
@@ -58,7 +56,6 @@ class Outlet:
     """The hook of a module; the first of all hooks, so that others see what comes out."""
 
     entries: list[Entry] = field(default_factory=list[Entry])
-    handle: RemovableHandle | None = None
 
     def __call__(self, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> Any:
         for entry in tuple(self.entries):
@@ -74,11 +71,11 @@ def put(taps: Sequence[Tap], token: int) -> None:
         outlet = _outlet(tap.module)
         if outlet is None:
             outlet = Outlet()
-            outlet.handle = tap.module.register_forward_hook(outlet, with_kwargs=True, prepend=True)
+            tap.module.register_forward_hook(outlet, with_kwargs=True, prepend=True)
         outlet.entries.append(entry)
         if isinstance(do, OutputForm) and (do.positions is not None or do.steps is not None):
             entry.clock = Clock()
-            entry.ticking = tap.layer.register_forward_pre_hook(entry.clock, with_kwargs=True)
+            tap.layer.register_forward_pre_hook(entry.clock, with_kwargs=True)
 
 
 def lift(taps: Iterable[Tap], token: int) -> None:
@@ -87,12 +84,12 @@ def lift(taps: Iterable[Tap], token: int) -> None:
         outlet = _outlet(tap.module)
         if outlet is None:
             continue
-        for entry in outlet.entries:
-            if entry.token == token and entry.ticking is not None:
-                entry.ticking.remove()
+        for entry in outlet.entries:  # ticking first: an interrupt in between leaves what a second call needs
+            if entry.token == token and entry.clock is not None:
+                _unhook(entry.clock, tap.layer._forward_pre_hooks, tap.layer._forward_pre_hooks_with_kwargs)
         outlet.entries = [entry for entry in outlet.entries if entry.token != token]
-        if not outlet.entries and outlet.handle is not None:
-            outlet.handle.remove()
+        if not outlet.entries:
+            _unhook(outlet, tap.module._forward_hooks, tap.module._forward_hooks_with_kwargs)
 
 
 def entries(module: nn.Module) -> list[Entry]:
@@ -103,6 +100,13 @@ def entries(module: nn.Module) -> list[Entry]:
 
 def _outlet(module: nn.Module) -> Outlet | None:
     return next((hook for hook in module._forward_hooks.values() if isinstance(hook, Outlet)), None)
+
+
+def _unhook(hook: Any, hooks: dict[int, Any], with_kwargs: dict[int, bool]) -> None:
+    """Take a hook out by what it is: an interrupt may come before a handle for it is in our hands."""
+    for key in [key for key, held in hooks.items() if held is hook]:
+        with_kwargs.pop(key, None)
+        del hooks[key]
 
 
 def _rewritten(entry: Entry, output: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:

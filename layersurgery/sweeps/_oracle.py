@@ -170,7 +170,9 @@ class ModelOracle:
         self._watch.forget()
         with surgery(self._model):
             scores = call(self._score, self._model, samples, names, f"site {str(site)!r}")
-            if not self._watch.ran(site) and not self._is_used(site, samples[:1], names[:1]):
+            by_weights = surgery.steps[0].do.what == "parameters"
+            ran = self._watch.ran(site) or (by_weights and self._is_used(site, samples[:1], names[:1]))
+            if not ran:
                 raise ScoringError(
                     f"site {str(site)!r} never ran while samples {names[0]!r} to {names[-1]!r} were scored, so "
                     "nothing is known of it. Leave it out, or make sure that the scorer runs this part of the model"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from layersurgery.testing._snapshot import Snapshot, assert_restored, restored
 
 if TYPE_CHECKING:
-    from layersurgery.testing._strategies import Block, PlannedFailure, blocks, interventions, surgeries
+    from layersurgery.testing._strategies import Block, PlannedFailure, blocks, contributions, interventions, surgeries
 
 __all__ = [
     "Snapshot",
@@ -17,6 +17,7 @@ __all__ = [
     "PlannedFailure",
     "blocks",
     "interventions",
+    "contributions",
     "surgeries",
 ]
 

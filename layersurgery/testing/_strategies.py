@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from layersurgery.interventions import Intervention, Mean, Noise, Uniform, Zero
+from layersurgery.interventions import Intervention, LowRank, Mean, Noise, Scale, Skip, Uniform, Zero
 from layersurgery.sites import Site, Sites, select
 from layersurgery.surgery import Handle, Surgery
 
@@ -85,10 +85,25 @@ class Block:
 
 
 def interventions() -> st.SearchStrategy[Intervention]:
-    """Any of the paper's four interventions."""
+    """Any intervention on parameters: the paper's four, scaling and lower ranks."""
     seeds = st.integers(0, 2**31)
     scales = st.none() | st.floats(0, 2, width=32)
-    return st.one_of(st.just(Zero()), st.just(Uniform()), st.just(Mean()), st.builds(Noise, std=scales, seed=seeds))
+    return st.one_of(
+        st.just(Zero()),
+        st.just(Uniform()),
+        st.just(Mean()),
+        st.builds(Noise, std=scales, seed=seeds),
+        st.builds(Scale, st.floats(-2, 2, width=32)),
+        st.builds(LowRank, st.floats(0.1, 1)),
+    )
+
+
+def contributions() -> st.SearchStrategy[Intervention]:
+    """Any intervention on what a site adds to the residual stream, at all or at some positions and steps."""
+    some = st.none() | st.lists(st.integers(-3, 3), min_size=1, max_size=3).map(tuple)
+    early = st.none() | st.lists(st.integers(0, 3), min_size=1, max_size=3).map(tuple)
+    where = {"what": st.just("contribution"), "positions": some, "steps": early}
+    return st.one_of(st.builds(Zero, **where), st.builds(Scale, st.floats(-2, 2, width=32), **where))
 
 
 def surgeries(
@@ -100,17 +115,26 @@ def surgeries(
 ) -> st.SearchStrategy[Surgery]:
     """Surgeries on a model: one to `max_sites` sites, one or two interventions, which may overlap.
 
+    Where it is known how a site adds to the residual stream, on what it adds too, and layers are skipped.
+
     Args:
         model: the model that they are for.
         sites: sites to draw from; None: `layersurgery.select(model)`.
-        do: interventions to draw from; None: `interventions()`.
+        do: interventions to draw from; None: `interventions()`, `contributions()` and `Skip`, where they can be done.
         max_sites: most sites at a time.
     """
     there = Sites(select(model) if sites is None else sites)
-    some = st.lists(st.sampled_from(list(there)), min_size=1, max_size=max_sites, unique=True)
-    one = st.builds(
-        Surgery, at=some, do=interventions() if do is None else do, tied=st.sampled_from(["site", "everywhere"])
-    )
+    tied = st.sampled_from(["site", "everywhere"])
+
+    def at(among: Sequence[Site]) -> st.SearchStrategy[list[Site]]:
+        return st.lists(st.sampled_from(among), min_size=1, max_size=max_sites, unique=True)
+
+    one = st.builds(Surgery, at=at(list(there)), do=interventions() if do is None else do, tied=tied)
+    if do is None:
+        adding = [site for site in there if site.adds or site.role == "layer"]
+        layers = [site for site in there if site.role == "layer"]
+        one |= st.builds(Surgery, at=at(adding), do=contributions()) if adding else st.nothing()
+        one |= st.builds(Surgery, at=at(layers), do=st.just(Skip())) if layers else st.nothing()
     return st.one_of(one, st.builds(lambda first, second: first + second, one, one))
 
 

@@ -168,3 +168,65 @@ def test_entry_points_are_found(clean_registry, monkeypatch):
     monkeypatch.setattr(_base, "entry_points", lambda group: [broken])
     with pytest.raises(InterventionError, match=r"'broken' \(no_such_module_here:Thing\) cannot be loaded"):
         interventions()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scale_multiplies_and_keeps_the_type(dtype):
+    tensor = torch.tensor(MATRIX, dtype=dtype)
+    for given_ in (ls.Scale(0.5).replace(tensor, HERE), ls.Scale(0.5).outcome(tensor)):
+        assert torch.equal(given_, torch.tensor([[0.5, 1.0, 1.5], [2.0, 2.5, 4.5]], dtype=dtype))
+    assert torch.equal(ls.Scale(1).replace(tensor, HERE), tensor)
+    assert not ls.Scale(0).replace(tensor, HERE).any()
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (9, 6), (3, 6, 8), (6, 2, 3, 3)], ids=str)
+@pytest.mark.parametrize(("fraction", "rank"), [(0.5, 3), (0.1, 1), (0.999, 5), (1, 6)])
+def test_low_rank_is_the_best_approximation(shape, fraction, rank):
+    tensor = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    new = ls.LowRank(fraction).replace(tensor, HERE)
+    as_matrices = (lambda t: t) if len(shape) == 3 else (lambda t: t.flatten(1)[None])
+    for was, now in zip(as_matrices(tensor), as_matrices(new), strict=True):
+        assert torch.linalg.matrix_rank(now) == rank
+        # Eckart-Young: what is left out are just the smallest singular values
+        lost = torch.linalg.svdvals(was)[rank:].square().sum().sqrt()
+        torch.testing.assert_close(torch.linalg.norm(was - now), lost, atol=1e-9, rtol=1e-9)
+
+
+def test_low_rank_leaves_vectors_and_full_rank_alone():
+    for tensor, fraction in ((torch.tensor(BIAS), 0.5), (torch.tensor(MATRIX), 1)):
+        new = ls.LowRank(fraction).replace(tensor, HERE)
+        assert torch.equal(new, tensor)
+        assert new.data_ptr() != tensor.data_ptr()
+
+
+def test_an_intervention_must_do_something():
+    @dataclass(frozen=True)
+    class Idle(ls.Intervention):
+        name: ClassVar[str] = "idle"
+
+    with pytest.raises(InterventionError, match=r"must define replace.* or outcome"):
+        register(Idle)
+
+
+@pytest.mark.parametrize("do", [ls.Uniform(), ls.Mean(), ls.Noise(), ls.LowRank(0.5)], ids=repr)
+def test_values_of_parameters_have_no_outcome(do):
+    with pytest.raises(InterventionError, match="acts on parameters only"):
+        do.outcome(torch.ones(2))
+    with pytest.raises(InterventionError, match="does not act on parameters"):
+        ls.Skip().replace(torch.ones(2), HERE)
+
+
+@pytest.mark.parametrize(
+    ("do", "text"),
+    [
+        (ls.Zero(), "Zero()"),
+        (ls.Zero(what="contribution", steps=1), "Zero(what='contribution', steps=(1,))"),
+        (ls.Scale(2.0), "Scale(2.0)"),
+        (ls.Scale(0.0, what="contribution"), "Scale(0.0, what='contribution')"),
+        (ls.Skip(), "Skip()"),
+    ],
+)
+def test_what_is_printed_makes_it_again(do, text):
+    assert repr(do) == text
+    assert eval(text, vars(ls)) == do
+    assert intervention_from_dict(do.to_dict()) == do

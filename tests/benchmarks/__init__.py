@@ -1,0 +1,1 @@
+"""What things cost, by commands that print it."""
