@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from layersurgery import errors, testing
+    from layersurgery.inspection import Anatomy, inspect
     from layersurgery.interventions import Intervention, LowRank, Mean, Noise, Scale, Skip, Uniform, Zero, register
     from layersurgery.scoring import ChoiceScorer, GenerationScorer, Scores
     from layersurgery.search import Decision, Finding, PaperRule, TableOracle, talo
@@ -27,6 +28,8 @@ _ROOMS = {
     "select": "sites",
     "Site": "sites",
     "Sites": "sites",
+    "inspect": "inspection",
+    "Anatomy": "inspection",
     "Zero": "interventions",
     "Uniform": "interventions",
     "Mean": "interventions",
@@ -59,6 +62,8 @@ __all__ = [
     "select",
     "Site",
     "Sites",
+    "inspect",
+    "Anatomy",
     "Zero",
     "Uniform",
     "Mean",

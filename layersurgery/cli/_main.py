@@ -83,8 +83,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add_inspect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "inspect",
-        help="show where a model can be operated on",
-        description="Show the sites of a model as a table. No weights are loaded.",
+        help="show what a model is made of, and where it can be operated on",
+        description="Show a model's towers, layers and sites as a tree, with what a surgery would do there; or, with "
+        "--role, --tower or --pattern, a table of the sites that these select. No weights are loaded.",
     )
     _add_model(parser)
     _add_where(parser)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from layersurgery._terminal import wants_color
 
 
 def width() -> int:
@@ -17,8 +17,7 @@ def width() -> int:
 
 def title(text: str) -> str:
     """A heading with a line below it, after an empty line; bold where the terminal can."""
-    bold = sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-    return f"\n\033[1m{text}\033[0m\n{'─' * len(text)}" if bold else f"\n{text}\n{'-' * len(text)}"
+    return f"\n\033[1m{text}\033[0m\n{'─' * len(text)}" if wants_color() else f"\n{text}\n{'-' * len(text)}"
 
 
 def paragraph(text: str) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
+from layersurgery._terminal import wants_color
 from layersurgery.errors import VectorError
 from layersurgery.report._table import as_table
 
@@ -74,9 +74,7 @@ def _wants_color(color: bool | str) -> bool:
         return color
     if color != "auto":
         raise VectorError(f'color={color!r}; give True, False or "auto"')
-    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
-        return False
-    return sys.stdout.isatty()
+    return wants_color()
 
 
 def _leave(text: str, value: float) -> str:

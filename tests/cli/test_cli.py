@@ -78,8 +78,14 @@ def _with_scripts():
 def test_inspect(folder):
     text = ok("inspect", folder)
     assert "Qwen2VLForConditionalGeneration" in text
-    assert "model.language_model.layers.2.self_attn" in text
-    assert "meta" not in text
+    assert "layers 0 to 2: Qwen2VLDecoderLayer" in text
+    assert "vision: model.visual.blocks" in text
+    record = json.loads(ok("inspect", folder, "--json"))
+    assert record["model"] == str(folder)
+    assert {tower["name"] for tower in record["towers"]} == {"vision", "language"}
+    table = ok("inspect", folder, "--role", "attention")
+    assert "model.language_model.layers.2.self_attn" in table
+    assert "meta" not in table
     vision = json.loads(ok("inspect", folder, "--tower", "vision", "--role", "mlp", "--json"))
     assert [site["path"] for site in vision["sites"]] == [f"model.visual.blocks.{index}.mlp" for index in range(2)]
     assert len(json.loads(ok("inspect", "natural", "--pattern", "*.o_proj", "--json"))["sites"]) == 8
@@ -87,7 +93,9 @@ def test_inspect(folder):
 
 def test_inspect_needs_no_weights(folder, tmp_path):
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
-    assert "self_attn" in ok("inspect", tmp_path)
+    text = ok("inspect", tmp_path)
+    assert "self_attn" in text
+    assert "weights are not in memory" in text
 
 
 @pytest.mark.parametrize(
