@@ -14,6 +14,7 @@ from torch import nn
 
 from tests.architectures.exceptions import NOT_BUILT
 from tests.architectures.shrink import shrink
+from tests.architectures.sizes import USUAL, Sizes
 
 # Encoders, encoder-decoders, vision and audio models besides the two mappings: model type -> class
 OTHERS = {
@@ -53,11 +54,11 @@ def names() -> dict[str, str]:
     return {name: made for name, made in found.items() if name not in NOT_BUILT}
 
 
-def build(name: str, seed: int = 0) -> nn.Module:
+def build(name: str, seed: int = 0, size: Sizes = USUAL) -> nn.Module:
     """The model of this name with random weights on the CPU, in evaluation mode; the same for the same seed."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = class_of(name)(config_of(name)).eval()
+        model = class_of(name)(config_of(name, size)).eval()
         for parameter in model.parameters():
             # zeros hide mistakes (a bias of zero is zeroed without being touched), and so does SAM's start at 1e-10
             if parameter.abs().max() < 1e-6:
@@ -78,12 +79,15 @@ def class_of(name: str) -> Any:
     return getattr(transformers, names()[name])
 
 
-def config_of(name: str) -> Any:
+def config_of(name: str, size: Sizes = USUAL) -> Any:
     """The tiny config that this model is built from."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     own, fits = CONFIG_MAPPING[name.split("/", 1)[1]], class_of(name).config_class
-    return shrink((own if issubclass(own, fits) else fits)())  # Emu3ForCausalLM takes the text part of "emu3" only
+    config = shrink((own if issubclass(own, fits) else fits)(), size)  # Emu3ForCausalLM takes the text part of "emu3"
+    if name.startswith("causal/") and not config.is_encoder_decoder:
+        config.is_decoder = True  # BERT and its like would look ahead
+    return config
 
 
 def _mapping(task: str) -> dict[str, str]:

@@ -17,6 +17,8 @@ FC = {"fc1 + fc2": "mlp"}
 BERT = {"intermediate.dense + output.dense": "mlp"}
 DELTA = {"linear_attn": "linear_attention", "self_attn": "self_attention"}
 SELF_AND_CROSS = {"self_attn": "self_attention", "encoder_attn": "cross_attention"}
+NORM_OF_SUM = "output.LayerNorm(hidden_states)"
+POST_NORM = {"attention": NORM_OF_SUM}  # the sum and its norm are inside the attention, not inside the feed-forward
 NEMOTRON_H = (
     {"mixer: *Mamba2Mixer": "mamba", "mixer: *Attention": "self_attention"},
     {"mixer: *MoE": "moe", "mixer: *MLP": "mlp"},
@@ -58,22 +60,26 @@ LAYOUTS: list[tuple[Layout, str]] = [
     # between its layers stand `gated_cross_attn_layers`, a second list: layers that were added, not the backbone's
     (Layout(IN_MODEL, SELF, DENSE), "idefics"),
     # the adapter is a cross-attention to a protein with a feed-forward of its own, in some layers
-    (Layout(IN_MODEL, {**SELF, "adapter": "cross_attention"}, DENSE), "evolla"),
+    (Layout(IN_MODEL, {**SELF, "adapter": "cross_attention"}, DENSE, {"adapter": "query_states"}), "evolla"),
     (
         Layout(
             "text_decoder.bert.encoder.layer",
             {"attention": "self_attention", "crossattention": "cross_attention"},
             BERT,
+            {**POST_NORM, "crossattention": NORM_OF_SUM},
         ),
         "blip",
     ),
     (
         Layout(
-            "decoder.bert.encoder.layer", {"attention": "self_attention", "crossattention": "cross_attention"}, BERT
+            "decoder.bert.encoder.layer",
+            {"attention": "self_attention", "crossattention": "cross_attention"},
+            BERT,
+            {**POST_NORM, "crossattention": NORM_OF_SUM},
         ),
         "vision-encoder-decoder",
     ),
-    (Layout("git.encoder.layer", {"attention": "self_attention"}, BERT), "git"),
+    (Layout("git.encoder.layer", {"attention": "self_attention"}, BERT, POST_NORM), "git"),
     (Layout("language_model.model.decoder.layers", SELF, FC), "blip-2 instructblip instructblipvideo"),
     (Layout("model.language_model.decoder.layers", SELF_AND_CROSS, FC), "florence2"),
     (Layout("text_model.model.layers", SELF, {"ffn": "mlp"}), "kosmos-2 kosmos-2.5"),
@@ -236,15 +242,32 @@ LAYOUTS: list[tuple[Layout, str]] = [
     (Layout("model.global_transformer.layers", SELF, DENSE), "causal/blt"),
     # two stacks that run in turn
     (Layout(("model.L_module.layers", "model.H_module.layers"), SELF, DENSE), "causal/hrm_text"),
-    (Layout("transformer.h", {"self_attention": "self_attention"}, DENSE), "causal/bloom causal/falcon"),
+    (Layout("transformer.h", {"self_attention": "self_attention"}, DENSE), "causal/falcon"),
+    (
+        Layout(
+            "transformer.h",
+            {"self_attention": "self_attention"},
+            DENSE,
+            {"self_attention": "residual", "mlp": "residual"},
+        ),
+        "causal/bloom",
+    ),
     (
         Layout("transformer.h", {"attn": "self_attention"}, DENSE),
         "causal/codegen causal/gpt2 causal/gpt_bigcode causal/gpt_neo causal/gptj causal/openai-gpt",
     ),
     (Layout("transformer.h", {"multi_head_attention": "self_attention"}, {"ffn": "mlp"}), "causal/ctrl"),
     (Layout("transformer.blocks", {"norm_attn_norm.attn": "self_attention"}, {"ffn": "moe"}), "causal/dbrx"),
-    (Layout("transformer.blocks", {"attn": "self_attention"}, {"ffn": "mlp"}), "causal/mpt"),
-    (Layout("transformer.layer", {"rel_attn": "self_attention"}, {"ff": "mlp"}), "causal/xlnet"),
+    (Layout("transformer.blocks", {"attn": "self_attention"}, {"ffn": "mlp"}, {"ffn": "residual"}), "causal/mpt"),
+    (
+        Layout(
+            "transformer.layer",
+            {"rel_attn": "self_attention"},
+            {"ff": "mlp"},
+            {"rel_attn": "layer_norm(h)", "ff": "layer_norm(inp)"},
+        ),
+        "causal/xlnet",
+    ),
     # no module for a layer: lists of attentions, norms and feed-forwards side by side
     (Layout("transformer.attentions", {"": "self_attention"}, {"/transformer.ffns.{}": "mlp"}), "causal/xlm"),
     (Layout("gpt_neox.layers", {"attention": "self_attention"}, DENSE), "causal/gpt_neox"),
@@ -261,31 +284,45 @@ LAYOUTS: list[tuple[Layout, str]] = [
     (Layout("reformer.encoder.layers", {"attention": "self_attention"}, {"feed_forward": "mlp"}), "causal/reformer"),
     # encoders and vision, audio and two-tower models
     (
-        Layout("bert.encoder.layer", {"attention": "self_attention"}, BERT),
-        "causal/bert causal/bert-generation causal/big_bird causal/megatron-bert other/bert",
+        Layout("bert.encoder.layer", {"attention": "self_attention"}, BERT, POST_NORM),
+        "causal/bert causal/bert-generation causal/big_bird other/bert",
+    ),
+    # the norm comes first: only the sum is inside
+    (
+        Layout("bert.encoder.layer", {"attention": "self_attention"}, BERT, {"attention": "hidden_states"}),
+        "causal/megatron-bert",
     ),
     (
-        Layout("roberta.encoder.layer", {"attention": "self_attention"}, BERT),
-        """causal/camembert causal/roberta causal/xlm-roberta causal/xlm-roberta-xl causal/xmod other/roberta
-        other/xlm-roberta""",
+        Layout("roberta.encoder.layer", {"attention": "self_attention"}, BERT, POST_NORM),
+        "causal/camembert causal/roberta causal/xlm-roberta causal/xmod other/roberta other/xlm-roberta",
     ),
-    (Layout("data2vec_text.encoder.layer", {"attention": "self_attention"}, BERT), "causal/data2vec-text"),
-    (Layout("electra.encoder.layer", {"attention": "self_attention"}, BERT), "causal/electra other/electra"),
-    (Layout("ernie.encoder.layer", {"attention": "self_attention"}, BERT), "causal/ernie"),
-    (Layout("rembert.encoder.layer", {"attention": "self_attention"}, BERT), "causal/rembert"),
     (
-        Layout("roberta_prelayernorm.encoder.layer", {"attention": "self_attention"}, BERT),
+        Layout("roberta.encoder.layer", {"attention": "self_attention"}, BERT, {"attention": "hidden_states"}),
+        "causal/xlm-roberta-xl",
+    ),
+    (Layout("data2vec_text.encoder.layer", {"attention": "self_attention"}, BERT, POST_NORM), "causal/data2vec-text"),
+    (Layout("electra.encoder.layer", {"attention": "self_attention"}, BERT, POST_NORM), "causal/electra other/electra"),
+    (Layout("ernie.encoder.layer", {"attention": "self_attention"}, BERT, POST_NORM), "causal/ernie"),
+    (Layout("rembert.encoder.layer", {"attention": "self_attention"}, BERT, POST_NORM), "causal/rembert"),
+    (
+        Layout(
+            "roberta_prelayernorm.encoder.layer",
+            {"attention": "self_attention"},
+            BERT,
+            {"attention": "hidden_states"},
+        ),
         "causal/roberta-prelayernorm",
     ),
-    (Layout("roc_bert.encoder.layer", {"attention": "self_attention"}, BERT), "causal/roc_bert"),
-    (Layout("roformer.encoder.layer", {"attention": "self_attention"}, BERT), "causal/roformer"),
-    (Layout("deberta.encoder.layer", {"attention": "self_attention"}, BERT), "other/deberta-v2"),
+    (Layout("roc_bert.encoder.layer", {"attention": "self_attention"}, BERT, POST_NORM), "causal/roc_bert"),
+    (Layout("roformer.encoder.layer", {"attention": "self_attention"}, BERT, POST_NORM), "causal/roformer"),
+    (Layout("deberta.encoder.layer", {"attention": "self_attention"}, BERT, POST_NORM), "other/deberta-v2"),
     # one layer's module runs as every layer
     (
         Layout(
             "albert.encoder.albert_layer_groups.#.albert_layers",
             {"attention": "self_attention"},
             {"ffn + ffn_output": "mlp"},
+            {"attention": "LayerNorm(hidden_states)"},
         ),
         "other/albert",
     ),

@@ -10,19 +10,20 @@ import torch
 
 from tests.architectures.build import class_of, config_of
 from tests.architectures.shrink import IMAGE, VOCABULARY
+from tests.architectures.sizes import USUAL, Sizes
 
 Arguments = dict[str, Any]
 
 
-def inputs(name: str) -> Arguments:
+def inputs(name: str, size: Sizes = USUAL) -> Arguments:
     """Arguments of one forward of the model of this name, always the same; two samples."""
-    config, made_for = config_of(name), class_of(name)
+    config, made_for = config_of(name, size), class_of(name)
     accepted = inspect.signature(made_for.forward).parameters
     draw = torch.Generator().manual_seed(0)
     given: Arguments = {}
     if "input_ids" in accepted:
         given["input_ids"] = _tokens(draw)
-        if config.is_encoder_decoder:
+        if "decoder_input_ids" in accepted:
             given["decoder_input_ids"] = _tokens(draw)
     if name in _NEEDS:
         return {**given, **_NEEDS[name](config, draw)}

@@ -19,6 +19,9 @@ class Layout:
         layers: path of the list of layers; several, where one chain runs through several lists. `#` is any number.
         mixers: path in a layer -> kind, for each token mixer.
         feed_forwards: the same for the feed-forward; "a + b" names parts of the layer where it is no module of its own.
+        residual: path in a layer -> what is left of the output of what adds nothing, where the residual stream is inside:
+            "argument" (the sum is inside: that argument of its forward stays), "norm(argument)" (a norm of the sum is
+            inside too). A path that is not here gives what is added.
 
     A path that a layer does not have is passed over. "path: Class*" counts only where the module is of such a class; of
     several entries with one path the first that fits counts. A path that begins with "/" starts at the model, and `{}`
@@ -28,16 +31,25 @@ class Layout:
     layers: str | tuple[str, ...]
     mixers: Mapping[str, str]
     feed_forwards: Mapping[str, str] = field(default_factory=dict)
+    residual: Mapping[str, str] = field(default_factory=dict)
 
     def expected_mixers(self, model: nn.Module) -> set[Expected]:
         """All token mixers of the backbone."""
-        return set(self._expected(model, self.mixers))
+        return {site for _, site in self._expected(model, self.mixers)}
 
     def expected_feed_forwards(self, model: nn.Module) -> set[Expected]:
         """All feed-forwards of the backbone."""
-        return set(self._expected(model, self.feed_forwards))
+        return {site for _, site in self._expected(model, self.feed_forwards)}
 
-    def _expected(self, model: nn.Module, wanted: Mapping[str, str]) -> Iterator[Expected]:
+    def additions(self, model: nn.Module) -> dict[tuple[str, tuple[str, ...]], tuple[str, str]]:
+        """Path and parts of each site -> the module whose output holds what it adds, and what is left without that."""
+        both = (*self._expected(model, self.mixers), *self._expected(model, self.feed_forwards))
+        return {
+            (full, parts): (f"{full}.{parts[-1]}" if parts else full, self.residual.get(path, ""))
+            for path, (_, full, parts, _) in both
+        }
+
+    def _expected(self, model: nn.Module, wanted: Mapping[str, str]) -> Iterator[tuple[str, Expected]]:
         fitted: set[str] = set()
         for number, layer in enumerate(self._layer_paths(model)):
             taken: set[str] = set()
@@ -48,7 +60,7 @@ class Layout:
                     continue
                 taken.add(path)
                 fitted.add(entry)
-                yield number, place[0], place[1], kind
+                yield path, (number, place[0], place[1], kind)
         if fitted != set(wanted):
             raise AssertionError(f"no layer in {self.layers} has {sorted(set(wanted) - fitted)}: a wrong expectation")
 

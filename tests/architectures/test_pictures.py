@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.architectures.bench import output_of
 from tests.architectures.build import build
 from tests.architectures.pictures import with_picture
+from tests.architectures.subject import output_of
 
 SEEING = [
     "aria",

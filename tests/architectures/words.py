@@ -1,0 +1,120 @@
+"""The checks of models that write text: generation with and without a cache, and left padding."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+import layersurgery as ls
+from tests.architectures.subject import DoesNotApply, Subject, apart, output_of, same, same_chance
+from tests.architectures.twin import zeros
+
+NEW_TOKENS = 5
+BETWEEN_LENGTHS = 1e-4  # other shapes, other orders of summation
+SHORTER = 2  # how many tokens the second text has less than the first
+
+Written = tuple[torch.Tensor, torch.Tensor]  # tokens; logits of each step
+
+
+def generation(subject: Subject) -> None:
+    """Under `Zero` at one site, five greedy tokens with a cache, and their logits: those of a copy with zeroed weights."""
+    unmodified = _write_untouched(subject, cache=True)
+    found = _write_cut(subject, cache=True)
+    _equal(found, _write_twin(subject, cache=True), "a copy that was changed by hand")
+    if same(found[1], unmodified[1]):
+        raise AssertionError("the surgery changes nothing in what is written")
+
+
+def without_cache(subject: Subject) -> None:
+    """The same without a cache; and the tokens are those that are written with one."""
+    with_one, without = _write_untouched(subject, cache=True), _write_untouched(subject, cache=False)
+    if apart(with_one[1], without[1]) > BETWEEN_LENGTHS:
+        raise DoesNotApply("unmodified, it writes something else without a cache")
+    found = _write_cut(subject, cache=False)
+    _equal(found, _write_twin(subject, cache=False), "a copy that was changed by hand")
+    differ = apart(found[1], _write_cut(subject, cache=True)[1])
+    if differ > BETWEEN_LENGTHS:
+        raise AssertionError(f"with a cache the logits are {differ:.2g} apart from those without")
+
+
+def left_padding(subject: Subject) -> None:
+    """Under `Zero` at one site, the last logits of two texts padded on the left are those of each text alone."""
+    accepted = inspect.signature(subject.model.forward).parameters
+    if not _writes(subject.model) or "attention_mask" not in accepted or "decoder_input_ids" in accepted:
+        raise DoesNotApply("it does not go on with a text that a mask comes with")
+    positions = "position_ids" in accepted
+    found = _padding_matters(subject, positions)
+    if found > BETWEEN_LENGTHS:
+        raise DoesNotApply("unmodified, its answer depends on the padding")
+    with ls.Surgery(at=subject.middle, do=ls.Zero())(subject.model):
+        found = _padding_matters(subject, positions)
+    if found > BETWEEN_LENGTHS:
+        raise AssertionError(f"the padding moves the last logits by {found:.2g}")
+
+
+def _padding_matters(subject: Subject, positions: bool) -> float:
+    given = {key: value for key, value in subject.given.items() if key not in ("input_ids", "attention_mask")}
+    text = subject.given["input_ids"][:2].clone()
+    mask = torch.ones_like(text)
+    # RoBERTa and its like count positions from tokens that are not padding
+    text[1, :SHORTER], mask[1, :SHORTER] = getattr(subject.model.config, "pad_token_id", None) or 0, 0
+    counted = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if positions else {}
+    try:
+        padded = output_of(subject.model, {**given, "input_ids": text, "attention_mask": mask, **counted})
+        alone = [
+            output_of(subject.model, {**given, "input_ids": each, "attention_mask": torch.ones_like(each)})
+            for each in (text[:1], text[1:, SHORTER:])
+        ]
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise DoesNotApply(f"unmodified, it refuses a padded text: {error}") from error
+    return max(apart(padded[at, -1], each[0, -1]) for at, each in enumerate(alone))
+
+
+def _writes(model: nn.Module) -> bool:
+    can: Any = getattr(model, "can_generate", None)
+    return can is not None and can() and "input_ids" in inspect.signature(model.forward).parameters
+
+
+def _write_untouched(subject: Subject, cache: bool) -> Written:
+    if not _writes(subject.model):
+        raise DoesNotApply("it writes no text")
+    try:
+        return _write(subject, subject.model, cache)
+    except Exception as error:  # whatever a model class raises, untouched, is the reason
+        raise DoesNotApply(f"unmodified, it does not generate: {type(error).__name__}: {error}") from error
+
+
+def _write_cut(subject: Subject, cache: bool) -> Written:
+    with ls.Surgery(at=subject.middle, do=ls.Zero())(subject.model):
+        return _write(subject, subject.model, cache)
+
+
+def _write_twin(subject: Subject, cache: bool) -> Written:
+    with subject.twin.filled(dict.fromkeys(subject.middle.modules, zeros)):
+        return _write(subject, subject.twin.model, cache)
+
+
+@torch.no_grad()
+def _write(subject: Subject, model: Any, cache: bool) -> Written:
+    given = {key: value for key, value in subject.given.items() if key not in ("use_cache", "decoder_input_ids")}
+    begin = {"decoder_start_token_id": 1} if model.config.is_encoder_decoder else {}
+    with same_chance():
+        written = model.generate(
+            **given,
+            **begin,
+            max_new_tokens=NEW_TOKENS,
+            min_new_tokens=NEW_TOKENS,
+            do_sample=False,
+            use_cache=cache,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+    return written.sequences, torch.stack(written.logits)
+
+
+def _equal(found: Written, wanted: Written, what: str) -> None:
+    if not torch.equal(found[0], wanted[0]) or not same(found[1], wanted[1]):
+        raise AssertionError(f"tokens {found[0].tolist()}, but {wanted[0].tolist()} of {what}")
