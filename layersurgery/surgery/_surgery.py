@@ -13,11 +13,12 @@ from typing import Any, Generic, TypeVar, cast
 from layersurgery.errors import SurgeryError
 from layersurgery.interventions import Intervention
 from layersurgery.sites import Site, Sites, unwrap
-from layersurgery.surgery import _file, _ledger, _merge
+from layersurgery.surgery import _file, _ledger, _merge, _nnsight
 from layersurgery.surgery._resolve import resolve
 from layersurgery.surgery._step import Step, Tied
 
 Model = TypeVar("Model")
+Envoy = TypeVar("Envoy")
 
 
 @dataclass(frozen=True, init=False)
@@ -110,6 +111,32 @@ class Surgery:
         """Put the surgery in force until `handle.remove()`; errors as for `with surgery(model):`."""
         plan = resolve(unwrap(model), self.steps)
         return Handle(_ledger.put(plan), plan)
+
+    def edit(self, envoy: Envoy) -> Envoy:
+        """The surgery as an intervention of nnsight: a copy of an nnsight model whose traces have it.
+
+        Modules and weights are shared with `envoy` and not touched, so that the surgery is seen in the copy's own
+        traces and generations, at each step, and nowhere else. `copy.clear_edits()` takes it off. Interventions that
+        change outputs can be expressed so: `Zero`, `Scale`, and all with `what="contribution"`, such as `Skip`.
+
+        Args:
+            envoy: an nnsight model, such as `nnsight.NNsight(model)` or a `TransformersModel`; edits that it has are
+                kept. Traces of the whole model are meant, not of its children.
+
+        Raises:
+            ModelMismatchError: if a site is not in the model.
+            SurgeryError: if `envoy` is no nnsight model, or the surgery cannot be done by changing outputs.
+
+        Examples:
+            >>> import nnsight, torch, layersurgery as ls
+            >>> model = nnsight.NNsight(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1)))
+            >>> edited = ls.Surgery(at=ls.select(model, pattern="1"), do=ls.Zero()).edit(model)
+            >>> with edited.trace(torch.ones(1, 2)):
+            ...     result = edited.output.save()
+            >>> result.item()
+            0.0
+        """
+        return cast(Envoy, _nnsight.edited(envoy, self.steps))
 
     def merge_(self, model: Model) -> Model:
         """Make the surgery permanent: the sites' parameters are replaced for good, ready for `model.save_pretrained`.

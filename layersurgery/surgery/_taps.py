@@ -35,9 +35,17 @@ class Tap:
     stream: str | None
     layer: nn.Module
 
-    def rewrite(self, output: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
-        """What comes out instead, everywhere (positions and steps aside)."""
-        return _rewritten(Entry(0, 0, self.step, self.stream), output, arguments, keywords)
+    @property
+    def is_counted(self) -> bool:
+        """Whether only some positions or steps are asked for."""
+        do = self.step.do
+        return isinstance(do, OutputForm) and (do.positions is not None or do.steps is not None)
+
+    def rewrite(
+        self, output: Any, inputs: tuple[tuple[Any, ...], Mapping[str, Any]], clock: Clock | None = None
+    ) -> Any:
+        """What comes out instead, given the module's arguments and keywords; a clock that ticked, if it is counted."""
+        return _rewritten(Entry(0, 0, self.step, self.stream, clock), output, *inputs)
 
 
 @dataclass
@@ -67,13 +75,12 @@ def put(taps: Sequence[Tap], token: int) -> None:
     """Put the changes in force."""
     for order, tap in enumerate(taps):
         entry = Entry(token, order, tap.step, tap.stream)
-        do = tap.step.do
         outlet = _outlet(tap.module)
         if outlet is None:
             outlet = Outlet()
             tap.module.register_forward_hook(outlet, with_kwargs=True, prepend=True)
         outlet.entries.append(entry)
-        if isinstance(do, OutputForm) and (do.positions is not None or do.steps is not None):
+        if tap.is_counted:
             entry.clock = Clock()
             tap.layer.register_forward_pre_hook(entry.clock, with_kwargs=True)
 
