@@ -41,15 +41,21 @@ class Outlet:
     leaks: bool = False
 
     @property
+    def hazards(self) -> dict[str, bool]:
+        """What was found, by the names of hazards."""
+        return {"adds_constant": self.constant, "feeds_others": self.leaks}
+
+    @property
     def modules(self) -> list[nn.Module]:
         """All modules whose parameters belong to the place."""
         tops = self.parts.values() if self.parts else [self.holder]
         return [module for top in tops for module in top.modules()]
 
 
-def watch(run: tuple[nn.Module, Call], outlets: Iterable[Outlet], is_norm: Norm) -> None:
-    """Run once, and find out at each outlet's first call how what it adds leaves it."""
-    waiting = list(outlets)
+def watch(run: tuple[nn.Module, Call], outlets: Sequence[Outlet], is_norm: Norm) -> None:
+    """Run once, and find out how what an outlet adds leaves it, at the first call of one of each kind."""
+    kinds = _kinds(outlets)
+    waiting = [alike[0] for alike in kinds]
 
     def look(outlet: Outlet) -> Callable[..., None]:
         def hook(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
@@ -64,14 +70,14 @@ def watch(run: tuple[nn.Module, Call], outlets: Iterable[Outlet], is_norm: Norm)
             handle = outlet.holder.register_forward_hook(look(outlet), with_kwargs=True)
             hooks.callback(handle.remove)
         _repeat(run)
+    for first, *others in kinds:
+        for outlet in others:
+            outlet.adds, outlet.constant = first.adds, first.constant
 
 
 def find_leaks(run: tuple[nn.Module, Call], outlets: Sequence[Outlet], layers: Sequence[nn.Module]) -> None:
     """Fill in `leaks`: one run for each kind of outlet, whose parameters are not-a-numbers and what it adds is not."""
-    kinds: dict[Any, list[Outlet]] = {}
-    for outlet in outlets:
-        kinds.setdefault(tuple(map(_settings, outlet.modules)), []).append(outlet)
-    for alike in kinds.values():
+    for alike in _kinds(outlets):
         leaks = _leaks(run, alike[0], layers)
         for outlet in alike:
             outlet.leaks = leaks
@@ -222,6 +228,15 @@ def _parameters(modules: Iterable[nn.Module], value: float, is_norm: Norm) -> It
     finally:
         for held, values in reversed(before):
             held.update(values)
+
+
+def _kinds(outlets: Iterable[Outlet]) -> list[list[Outlet]]:
+    """Outlets that must do the same, one beside the other."""
+    kinds: dict[Any, list[Outlet]] = {}
+    for outlet in outlets:
+        key = (*outlet.parts, *map(_settings, outlet.holder.modules()))
+        kinds.setdefault(key, []).append(outlet)
+    return list(kinds.values())
 
 
 def _settings(module: nn.Module) -> Any:

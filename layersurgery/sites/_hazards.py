@@ -5,20 +5,45 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from layersurgery.sites._roles import is_stream_norm
+from layersurgery.sites._behaviour import Seen, stream_norms
+from layersurgery.sites._shadow import is_packed
 from layersurgery.sites._site import Site
+
+HAZARDS: dict[str, str] = {
+    "tied": "shares a parameter with another module; it changes here only, unless asked otherwise",
+    "shared": "the module runs at several places of the model; it is changed at all of them",
+    "norm_inside": "a norm on the residual stream is among its parameters; with parameters of zero the stream is wiped "
+    "out there, not just what the site adds to it",
+    "residual_inside": "its output holds the residual stream already; an output of zero would wipe that out as well",
+    "adds_constant": "with all parameters zero it still adds something to the residual stream",
+    "feeds_others": "its parameters reach other layers by a way besides the residual stream (position biases, shared "
+    "keys and values); with parameters of zero these layers change too",
+    "meta": "weights are not in memory; load the model with its weights before a surgery",
+    "offloaded": "weights are brought to the device for each forward, and are elsewhere in between",
+    "quantized": "weights are packed in few bits; parameters cannot be replaced by others, the output can",
+    "sharded": "weights are spread over several processes",
+    "compiled": "runs as a compiled graph, which may not see what is changed later",
+}
 
 
 class Hazards:
-    """Reads hazards of many sites of one model; what concerns the whole model is looked up once."""
+    """Reads hazards of many sites of one model; what concerns the whole model is looked up once.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        model: the model.
+        seen: what was seen of a module when it ran.
+    """
+
+    def __init__(self, model: nn.Module, seen: Seen) -> None:
         self._model = model
+        self._seen = seen
         everywhere = list(model.named_modules(remove_duplicate=False))
         self._uses = Counter(id(module) for _, module in everywhere)
+        self._compiled = {path for path, module in everywhere if _is_compiled(module)}
         self._holders = Counter(
             id(parameter)
             for _, module in model.named_modules()
@@ -27,16 +52,20 @@ class Hazards:
         )
 
     def of(self, site: Site) -> tuple[str, ...]:
-        """The hazards of a site, in a fixed order."""
+        """The hazards of a site that can be read from its modules and from how it adds."""
         inside = [(name, module) for top in self._tops(site) for name, module in top.named_modules()]
         held = Counter(id(p) for _, module in inside for p in module._parameters.values() if p is not None)
         weights = [p for top in self._tops(site) for p in top.parameters()]
         found = {
             "tied": any(self._holders[key] > count for key, count in held.items()),
             "shared": any(self._uses[id(top)] > 1 for top in self._tops(site)),
-            "norm_inside": site.role in ("attention", "mlp") and any(is_stream_norm(*pair) for pair in inside),
+            "norm_inside": site.role in ("attention", "mlp") and any(map(self._has_stream_norm, self._tops(site))),
+            "residual_inside": site.role in ("attention", "mlp") and site.adds.startswith("input:"),
             "meta": any(p.is_meta for p in weights),
-            "quantized": any(not p.is_floating_point() for p in weights),
+            "offloaded": any(_is_offloaded(module) for _, module in inside),
+            "quantized": any(map(_is_quantized, weights)) or any(is_packed(module) for _, module in inside),
+            "sharded": any(type(p.data).__module__.startswith("torch.distributed") for p in weights),
+            "compiled": any(self._runs_compiled(path) for path in site.modules),
         }
         return tuple(name for name, present in found.items() if present)
 
@@ -44,8 +73,16 @@ class Hazards:
         """How many parameter entries the site has."""
         return count_parameters(self._tops(site))
 
+    def _has_stream_norm(self, top: nn.Module) -> bool:
+        return bool(stream_norms(top, self._seen))
+
     def _tops(self, site: Site) -> list[nn.Module]:
         return [self._model.get_submodule(path) for path in site.modules]
+
+    def _runs_compiled(self, path: str) -> bool:
+        return any(
+            not at or path == at or path.startswith(at + ".") or at.startswith(path + ".") for at in self._compiled
+        )
 
 
 def count_parameters(modules: Iterable[nn.Module]) -> int:
@@ -53,3 +90,24 @@ def count_parameters(modules: Iterable[nn.Module]) -> int:
     return sum(
         p.numel() for module in modules for p in module.parameters() if not isinstance(p, UninitializedParameter)
     )
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None
+
+
+def _is_offloaded(module: nn.Module) -> bool:
+    """Whether accelerate brings the module's weights along for each call."""
+    hook = getattr(module, "_hf_hook", None)
+    return any(bool(getattr(one, "offload", False)) for one in (hook, *getattr(hook, "hooks", ())))
+
+
+def _is_quantized(parameter: torch.Tensor) -> bool:
+    """Integers, 8-bit floats, or a tensor class that keeps such inside."""
+    if isinstance(parameter, UninitializedParameter):
+        return False
+    if not parameter.is_floating_point() or parameter.dtype.itemsize == 1:
+        return True
+    names = getattr(parameter, "__tensor_flatten__", lambda: ((), None))()[0]
+    inner = [getattr(parameter, name, None) for name in names]
+    return any(isinstance(one, torch.Tensor) and one.dtype.itemsize == 1 for one in inner)

@@ -31,6 +31,7 @@ EXPERTS = {"experts", "router"}
 CROSS = {"cross", "crossattention", "crossattn", "encdec", "encdecattention", "encoderattn"}
 NORM = {"norm", "layernorm", "ln"}
 DECAY = {"decay"}  # a state that fades: recurrent, whatever the class calls it
+LOCAL = {"local", "patcher"}  # of bytes or samples, beside a transformer of what they make up
 ADAPTER = {"adapter", "adapters", "lora"}
 PROJECTION_NORM = {
     "q",

@@ -1,12 +1,13 @@
-"""What the children of one layer do: token mixers, feed-forward, norms.
+"""What the children of one layer do: token mixers, feed-forward, norms, by what they are called.
 
 Names are hints of unequal weight: what a class is called says more than the attribute that holds it, and the family's
-name in front of both says nothing. Where hints compete, a module with substance (several weight matrices) wins.
+name in front of both says nothing. Where hints compete, a module with substance (several weight matrices) wins. What
+modules were seen to do decides in the end (see `_behaviour`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -16,6 +17,7 @@ from layersurgery.sites._names import words
 
 MIXER = "attention"
 FEED_FORWARD = "mlp"
+Norm = Callable[[str, nn.Module], bool]
 
 
 @dataclass(frozen=True)
@@ -29,23 +31,23 @@ class Part:
     sure: bool = True
 
 
-def parts_of(layer: nn.Module) -> list[Part]:
-    """The token mixers and the feed-forward of a layer, in the order in which they are registered.
+def named_parts(layer: nn.Module) -> list[Part]:
+    """The token mixers and the feed-forwards of a layer by name, in the order in which they are registered."""
+    return _surest(_named_parts(layer, layer, ""))
 
-    A feed-forward that is not a module of its own (OPT's `fc1` and `fc2`, torch's `linear1` and `linear2`, BERT's
-    `intermediate` and `output`) is one part that names the weight modules it consists of.
+
+def loose_weights(layer: nn.Module, taken: set[str]) -> tuple[str, ...]:
+    """Names of the matrices of a layer outside the modules that are taken.
+
+    They are the feed-forward where that is not a module of its own: OPT's `fc1` and `fc2`, torch's `linear1` and
+    `linear2`, BERT's `intermediate` and `output`.
     """
-    found = _surest(_named_parts(layer, layer, ""))
-    if any(part.role == MIXER for part in found) and not any(part.role == FEED_FORWARD for part in found):
-        loose = tuple(_loose_weights(layer, "", {part.path for part in found}))
-        if loose:
-            found.append(Part(FEED_FORWARD, "mlp", "", loose))
-    return found
+    return tuple(_loose_weights(layer, "", taken))
 
 
 def is_norm(name: str, module: nn.Module) -> bool:
     """Whether a module is a normalisation: it is called so, or is a leaf of such a class."""
-    leaf = not _children(module)
+    leaf = not children(module)
     return bool(words(name) & _names.NORM) or (leaf and bool(words(type(module).__name__) & _names.NORM))
 
 
@@ -60,10 +62,10 @@ def has_weights(module: nn.Module) -> bool:
 
 
 def _named_parts(layer: nn.Module, module: nn.Module, prefix: str) -> Iterator[Part]:
-    for name, child in _children(module):
+    for name, child in children(module):
         path = f"{prefix}{name}"
         if is_norm(name, child):
-            if _children(child):  # called a norm, and yet with an attention inside (DBRX)
+            if children(child):  # called a norm, and yet with an attention inside (DBRX)
                 wrapped = list(_named_parts(layer, child, path + "."))
                 yield from (piece for piece in wrapped if piece.role == MIXER and piece.sure)
             continue
@@ -72,7 +74,7 @@ def _named_parts(layer: nn.Module, module: nn.Module, prefix: str) -> Iterator[P
         if part is None or {MIXER, FEED_FORWARD} <= {piece.role for piece in inner}:
             yield from inner  # a container, or a whole block inside the layer (Zamba's shared transformer)
         else:
-            yield replace(part, path=_core(child, path))
+            yield replace(part, path=core(child, path))
 
 
 def _surest(parts: Iterator[Part]) -> list[Part]:
@@ -90,11 +92,11 @@ def _read(layer: nn.Module, name: str, module: nn.Module) -> Part | None:
     by_class, by_name = words(own), words(name)
     for said, sure in ((by_class, True), (by_name, False)):
         role = _role(said)
-        if role is None or (role == FEED_FORWARD and not sure and not _children(module)):
+        if role is None or (role == FEED_FORWARD and not sure and not children(module)):
             continue  # a single projection called "ffn" is half of a feed-forward
         if role == MIXER:
-            return Part(role, _mixer_kind(family, said, by_name, module), "", sure=sure and _matrices(module) > 1)
-        return Part(role, "moe" if said & _names.MIXTURE or _has_experts(module) else "mlp", "", sure=sure)
+            return Part(role, _mixer_kind(family, said, by_name, module), "", sure=sure and matrices(module) > 1)
+        return Part(role, "moe" if said & _names.MIXTURE or has_experts(module) else "mlp", "", sure=sure)
     return None
 
 
@@ -136,36 +138,39 @@ def _family_and_own(layer: str, name: str) -> tuple[str, str]:
     return (name[: max(starts)], name[max(starts) :]) if starts else ("", name)
 
 
-def _matrices(module: nn.Module) -> int:
+def matrices(module: nn.Module) -> int:
+    """How many weight matrices there are inside."""
     return sum(tensor.dim() > 1 for tensor in (*module.parameters(), *module.buffers()))
 
 
-def _has_experts(module: nn.Module) -> bool:
+def has_experts(module: nn.Module) -> bool:
+    """Whether something inside is called an expert or a router."""
     return any(words(name.rsplit(".", 1)[-1]) & _names.EXPERTS for name, _ in module.named_modules())
 
 
-def _core(module: nn.Module, path: str) -> str:
+def core(module: nn.Module, path: str, norm: Norm = is_norm) -> str:
     """Go into a wrapper that adds only norms, dropout and the residual sum (T5) to one inner module with a role."""
     while True:
-        weighted = [(name, child) for name, child in _children(module) if not is_norm(name, child)]
+        weighted = [(name, child) for name, child in children(module) if not norm(name, child)]
         own = any(True for _ in module.parameters(recurse=False))
-        norms = any(is_norm(name, child) for name, child in _children(module))
-        if own or not norms or len(weighted) != 1 or not _children(weighted[0][1]):
+        norms = any(norm(name, child) for name, child in children(module))
+        if own or not norms or len(weighted) != 1 or not children(weighted[0][1]):
             return path
         name, module = weighted[0]
         path = f"{path}.{name}"
 
 
 def _loose_weights(module: nn.Module, prefix: str, taken: set[str]) -> Iterator[str]:
-    for name, child in _children(module):
+    for name, child in children(module):
         path = f"{prefix}{name}"
         if path in taken or is_norm(name, child) or words(name) & _names.ADAPTER:
             continue
-        if _children(child):
+        if children(child):
             yield from _loose_weights(child, path + ".", taken)
         elif any(parameter.dim() > 1 for parameter in child.parameters(recurse=False)):
             yield path
 
 
-def _children(module: nn.Module) -> list[tuple[str, nn.Module]]:
+def children(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Children with weights."""
     return [(name, child) for name, child in module.named_children() if has_weights(child)]

@@ -62,6 +62,17 @@ def stand_in(shape: torch.Size | tuple[int, ...]) -> nn.Parameter:
     return nn.Parameter(constant(shape, 0.5 / inputs if inputs else 0.5), requires_grad=False)
 
 
+def is_packed(module: nn.Module) -> bool:
+    """A leaf that says it is linear, and has no matrix of ordinary numbers of that size."""
+    sizes = {getattr(module, "in_features", None), getattr(module, "out_features", None)}
+    if not all(isinstance(size, int) for size in sizes) or any(True for _ in module.children()):
+        return False
+    held = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
+    matrices = [t for t in held if isinstance(t, torch.Tensor) and not isinstance(t, UninitializedParameter)]
+    plain = any(t.dim() == 2 and set(t.shape) == sizes and t.dtype in _FLOATS for t in matrices)
+    return bool(matrices) and not plain
+
+
 class _Copier:
     def __init__(self) -> None:
         self._memo: dict[int, Any] = {}  # as of `copy.deepcopy`: from ids to copies
@@ -79,7 +90,7 @@ class _Copier:
     def _bare(self, module: nn.Module) -> nn.Module:
         if isinstance(module, torch.jit.ScriptModule):
             raise NoShadowError(f"{type(module).__name__} is a script, whose code belongs to its weights")
-        if _packed(module):
+        if is_packed(module):
             return _PackedLinear(module)
         inner = next((name for name in _WRAPPED if _wraps(module, name)), None)
         kind = type(module) if inner is None else _WRAPPERS[inner]
@@ -168,17 +179,6 @@ class _PackedLinear(nn.Module):
 
 _HOOKS = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-
-
-def _packed(module: nn.Module) -> bool:
-    """A leaf that says it is linear, and has no matrix of ordinary numbers of that size."""
-    sizes = {getattr(module, "in_features", None), getattr(module, "out_features", None)}
-    if not all(isinstance(size, int) for size in sizes) or any(True for _ in module.children()):
-        return False
-    held = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]
-    matrices = [t for t in held if isinstance(t, torch.Tensor) and not isinstance(t, UninitializedParameter)]
-    plain = any(t.dim() == 2 and set(t.shape) == sizes and t.dtype in _FLOATS for t in matrices)
-    return bool(matrices) and not plain
 
 
 def _tensor(value: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from layersurgery.errors import SelectionError
+from layersurgery.sites._adds import Outlet
 from layersurgery.sites._example import Call, given, guesses
 from layersurgery.sites._recorder import Record, Recorder
 from layersurgery.sites._shadow import NoShadowError, shadow
@@ -29,6 +30,7 @@ class Trace:
 
     def __init__(self, model: nn.Module, example: Any = None) -> None:
         self.runs: list[tuple[nn.Module, Call]] = []
+        self.outlets: dict[tuple[str, tuple[str, ...]], Outlet] = {}  # what was found out at sites, by path and parts
         self.why_not = ""
         self._records: dict[int, tuple[Record, int]] = {}  # by id of the shadow's module: what was seen, in which run
         self._twins: dict[int, nn.Module] = {}
@@ -64,29 +66,39 @@ class Trace:
         """The shadow's module for one of the model's."""
         return self._twins.get(id(module))
 
-    def run_of(self, modules: Iterable[nn.Module]) -> tuple[nn.Module, Call] | None:
-        """The run in which the first of these modules that ran did so."""
-        for module in modules:
-            twin = self.twin(module)
-            if twin is not None and id(twin) in self._records:
-                return self.runs[self._records[id(twin)][1]]
-        return None
-
-    def look_at(self, module: nn.Module) -> None:
-        """Run a part of the model by itself, or else what it consists of, where it has not run yet."""
+    def whole(self, module: nn.Module) -> bool | None:
+        """Whether a module ran when all of the model did; None, if that never did."""
+        whole = next((at for at, (top, _) in enumerate(self.runs) if top is self._top), None)
         twin = self.twin(module)
-        if twin is not None:
-            self._run_unseen(twin)
+        return None if whole is None else twin is not None and self._records.get(id(twin), (None, -1))[1] == whole
 
-    def _run_unseen(self, module: nn.Module) -> None:
+    def run_of(self, modules: Iterable[nn.Module]) -> tuple[nn.Module, Call] | None:
+        """The run in which the first of these modules that ran did so: what was called, and with what."""
+        twins = [self.twin(module) for module in modules]
+        return next((self.runs[self._records[id(twin)][1]] for twin in twins if id(twin) in self._records), None)
+
+    def look_at(self, module: nn.Module, inside: nn.Module | None = None) -> bool:
+        """Run a part of the model by itself, or else what it consists of, where it has not run yet.
+
+        With `inside`, only what that module is a part of. Returns whether something was seen.
+        """
+        twin, goal = self.twin(module), None if inside is None else self.twin(inside)
+        before = len(self._records)
+        if twin is not None:
+            self._run_unseen(twin, goal)
+        return len(self._records) > before
+
+    def _run_unseen(self, module: nn.Module, goal: nn.Module | None) -> None:
         """From the outside in, down to single layers, but not to what is inside a layer."""
         if id(module) not in self._records and id(module) not in self._tried:
             self._tried.add(id(module))
             self._try(module)
         if id(module) not in self._layers:
             for child in module.children():
-                if any(id(part) in self._layers for part in child.modules()):
-                    self._run_unseen(child)
+                parts = list(child.modules())
+                wanted = goal is None or any(part is goal for part in parts) or id(child) in self._layers
+                if wanted and any(id(part) in self._layers for part in parts):
+                    self._run_unseen(child, goal)
 
     def _given(self, example: Any) -> None:
         call = given(example)

@@ -28,6 +28,10 @@ class Weightless(TorchDispatchMode):
         super().__init__()
         self._seen = seen
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports its compiler, which takes seconds, to keep it away from a mode it never sees
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called by torch for every operation."""
         self._seen(func._schema.name)

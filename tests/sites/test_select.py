@@ -159,7 +159,7 @@ def test_one_model_with_two_unnamed_stacks_is_ambiguous():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"role": "attn"}, r"unknown role 'attn'; roles are 'attention', 'mlp', 'layer'.*pattern='attn'"),
+        ({"role": "attn"}, r"unknown role 'attn'; roles are 'attention', 'mlp', 'norm', 'layer'.*pattern='attn'"),
         ({"tower": "audio"}, r"no tower 'audio'.*'vision' \(model\.vision_tower.*'language'"),
         ({"kind": "mamba"}, r"no site of kind 'mamba' here; kinds are 'self_attention'"),
         ({"pattern": "self_attn"}, r"near misses: .*self_attn.*begin it with"),
