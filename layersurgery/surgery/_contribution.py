@@ -32,7 +32,7 @@ def contribution(model: nn.Module, step: Step) -> Plan:
         raise ModelMismatchError(
             f"{str(site)!r} adds through {path!r}, which this {type(model).__name__} lacks; select the site anew"
         ) from None
-    return Plan(taps=(Tap(module, path, step, named if how == "input" else None, numbered(model, path)),))
+    return Plan(taps=(Tap(module, path, step, named if how == "input" else None, _numbered(model, path)),))
 
 
 def _adds(model: nn.Module, step: Step) -> str:
@@ -54,7 +54,7 @@ def _joined(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def numbered(model: nn.Module, path: str) -> nn.Module:
+def _numbered(model: nn.Module, path: str) -> nn.Module:
     """The nearest numbered module around a path, which is given the KV cache; else the module itself."""
     names = path.split(".")
     numbered = [end for end in range(1, len(names) + 1) if names[end - 1].isdigit()]
