@@ -13,6 +13,7 @@ from layersurgery.sites._anatomy import Layer, Tower, joined, towers_of
 from layersurgery.sites._behaviour import stream_norms
 from layersurgery.sites._facts import Facts
 from layersurgery.sites._match import Pattern, matcher, no_match, quoted
+from layersurgery.sites._outline import Outline
 from layersurgery.sites._roles import FEED_FORWARD, MIXER
 from layersurgery.sites._site import Site
 from layersurgery.sites._trace import Trace, trace
@@ -38,6 +39,11 @@ class Finder:
         self._towers = towers_of(model, self._trace)
         if not self._towers and self._trace.look_at(model):
             self._towers = towers_of(model, self._trace)  # a part that ran by itself shows what the whole did not
+
+    @property
+    def towers(self) -> tuple[Tower, ...]:
+        """All towers, in the order in which they are registered."""
+        return self._towers
 
     def by_role(self, role: str, tower: str | None) -> list[Site]:
         """The sites with that role in a tower; None: the language backbone, or the only tower.
@@ -143,7 +149,7 @@ class Finder:
     def _norms(self, layer: Layer) -> Iterator[str]:
         for path in layer.modules:
             top = self._model.get_submodule(path)
-            yield from (joined(path, name) for name in stream_norms(top, self._trace.of))
+            yield from (joined(path, name) for name in stream_norms(top, self._trace.of, layer=True))
 
     def _holding(self, tower: Tower, path: str) -> Layer | None:
         within = (layer for layer in tower.layers if any(path.startswith(f"{top}.") for top in layer.modules))
@@ -159,7 +165,9 @@ class Finder:
 
     def _complete(self, drafts: list[Site]) -> list[Site]:
         layers = [name for tower in self._towers for layer in tower.layers for name in layer.modules]
-        return Facts(self._model, self._trace).complete(drafts, layers)
+        outline = Outline(self._trace)
+        sites = Facts(self._model, self._trace).complete(drafts, layers)
+        return [replace(site, outline=outline.note(site, self._model)) for site in sites]
 
     def _some_names(self, within: str) -> str:
         names = [path for path, _ in self._model.named_modules() if path.startswith(within) and path != within]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from html import escape
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from layersurgery.errors import SelectionError, SiteIndexError
+
+if TYPE_CHECKING:
+    from layersurgery.sites._geometry import Geometry
+    from layersurgery.sites._outline import Outline
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Site:
             module inside, and a norm of the sum follows); empty: not known.
         slices: the parts of parameters that make up the site; empty: all parameters of its modules.
         label: what the slices are, such as "heads 0, 4" or "q".
+        outline: how the site divides into heads and projections, found when first asked for. It takes no part in
+            comparisons, and is not saved: a site that was loaded or unpickled knows nothing of it.
 
     Examples:
         >>> Site("layers.3.mlp", role="mlp", layer=3).layer
@@ -69,6 +75,7 @@ class Site:
     adds: str = ""
     slices: tuple[Slice, ...] = ()
     label: str = ""
+    outline: Outline | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         inside = ", ".join(self.parts) + (f" {self.label}" if self.parts and self.label else self.label)
@@ -81,10 +88,76 @@ class Site:
             return (self.path,)
         return tuple(f"{self.path}.{part}" if self.path else part for part in self.parts)
 
+    def heads(self, numbers: int | Iterable[int]) -> Site:
+        """These attention heads alone: what of the site's parameters acts through them and through no other head.
+
+        That is the columns of the output projection that read them, and of the other parameters each entry that
+        reaches no other head: rows of queries, keys and values with their biases, sinks, gains per head. Where a group
+        of heads shares keys and values, these belong to the site if the whole group was asked for. A bias of the output
+        projection belongs to no head. With all of that zero, the model gives what it gives when these heads' stretch of
+        the output projection's input is zero.
+
+        How parameters divide is read off what the module does in a copy of the model without weights.
+
+        Args:
+            numbers: numbers of query heads, from 0, in the order of the output projection's input.
+
+        Raises:
+            SelectionError: if the numbers are none, or the heads of this module cannot be told apart.
+            SiteIndexError: if there is no such head.
+
+        Examples:
+            >>> from torch import nn
+            >>> import layersurgery as ls
+            >>> model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 2, enable_nested_tensor=False)
+            >>> first = ls.select(model)[0].heads(0)
+            >>> str(first), first.parameters
+            ('layers.0.self_attn[head 0]', 140)
+            >>> first.slices[-1]
+            Slice(parameter='out_proj.weight', dim=1, ranges=((0, 4),))
+        """
+        chosen, found = self._outlined("heads").of_heads(numbers, str(self))
+        label = f"{'head' if len(chosen) == 1 else 'heads'} {', '.join(map(str, chosen))}"
+        return replace(self, slices=found.slices, parameters=found.parameters, label=label)
+
+    def projections(self, names: str | Iterable[str]) -> Site:
+        """These projections alone, whether each is a module of its own or some rows of a larger matrix.
+
+        The path stays that of the site, and the projections' parameters - weights and biases - are its slices.
+
+        Args:
+            names: "q", "k", "v" and "o" of an attention; "gate", "up" and "down" of a feed-forward, of all experts
+                where there are several.
+
+        Raises:
+            SelectionError: if the site has no such projection, or it cannot be told apart.
+
+        Examples:
+            >>> from torch import nn
+            >>> import layersurgery as ls
+            >>> model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 2, enable_nested_tensor=False)
+            >>> ls.select(model)[0].projections("v").slices[0]
+            Slice(parameter='in_proj_weight', dim=0, ranges=((16, 24),))
+            >>> print(ls.select(model, "mlp")[0].projections("up").slices[0])
+            Slice(parameter='linear1.weight', dim=0, ranges=((0, 16),))
+        """
+        chosen, found = self._outlined("projections").of_projections(names, str(self))
+        return replace(self, slices=found.slices, parameters=found.parameters, label=", ".join(chosen))
+
+    def _outlined(self, what: str) -> Geometry:
+        if self.slices:
+            raise SelectionError(f"{str(self)!r} is a part of a module already; ask the whole site for its {what}")
+        if self.outline is None:
+            raise SelectionError(
+                f"{str(self)!r} was made without a model, loaded or unpickled, and nothing is known of its {what}; "
+                "take the site from layersurgery.select(model)"
+            )
+        return self.outline.of(self)
+
     def to_dict(self) -> dict[str, Any]:
         """The site as JSON-able data; `Site.from_dict` reads it."""
         return {
-            **asdict(self),
+            **{name: value for name, value in vars(self).items() if name != "outline"},
             "hazards": list(self.hazards),
             "parts": list(self.parts),
             "slices": [*map(asdict, self.slices)],
@@ -179,6 +252,25 @@ class Sites(Sequence[Site]):
         if missing:
             raise SiteIndexError(f"no site in layer {missing[0]}; layers with sites are {_ranges(there)}")
         return Sites(site for number in wanted for site in self if site.layer == number)
+
+    def heads(self, numbers: int | Iterable[int]) -> Sites:
+        """These attention heads of each site, see `Site.heads`.
+
+        Raises:
+            SelectionError: if the numbers are none, or the heads of a site cannot be told apart.
+            SiteIndexError: if a site has no such head.
+        """
+        wanted = numbers if isinstance(numbers, int) else list(numbers)
+        return Sites(site.heads(wanted) for site in self)
+
+    def projections(self, names: str | Iterable[str]) -> Sites:
+        """These projections of each site, see `Site.projections`.
+
+        Raises:
+            SelectionError: if a site has no such projection, or it cannot be told apart.
+        """
+        wanted = names if isinstance(names, str) else list(names)
+        return Sites(site.projections(wanted) for site in self)
 
     def __repr__(self) -> str:
         return str(self)
