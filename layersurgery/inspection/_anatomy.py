@@ -36,6 +36,7 @@ class LayerPart:
         parameters: number of parameter entries in it.
         sites: its sites, in the order in which they are registered.
         rest: number of its parameter entries that are in none of the sites.
+        modules: names of the modules that it consists of; its path, but where a layer has no module of its own.
     """
 
     index: int
@@ -44,6 +45,7 @@ class LayerPart:
     parameters: int
     sites: tuple[SitePart, ...]
     rest: int = 0
+    modules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -53,19 +53,21 @@ def _itself(site: Site) -> str:
     if site.role == "norm":
         return "its scale and shift become 0"
     how = site.adds.partition(":")[0]
-    if "adds_constant" in site.hazards and how != "module":
-        return "adds a constant only"
-    if not how and "norm_inside" in site.hazards:
-        return "all its parameters become 0, those of the norm inside too"
-    return _BY_WAY[how]
+    if "norm_inside" in site.hazards and how in _WITH_NORM:
+        return _WITH_NORM[how]
+    return "adds a constant only" if "adds_constant" in site.hazards else _WITHOUT_NORM[how]
 
 
 # by how what a site adds leaves it (`Site.adds`)
-_BY_WAY = {
+_WITHOUT_NORM = {
     "output": "adds nothing",
     "input": "adds nothing; the stream inside passes through",
-    "module": "wipes the stream, whose norm is inside; Zero(what='contribution') adds nothing",
+    "module": "adds nothing",
     "": "all its parameters become 0",
+}
+_WITH_NORM = {
+    "module": "wipes the stream, whose norm is inside; Zero(what='contribution') adds nothing",
+    "": "all its parameters become 0, those of the norm inside too",
 }
 _BESIDES = {
     "feeds_others": "changes what later layers read from it",

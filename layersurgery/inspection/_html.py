@@ -7,9 +7,7 @@ from html import escape
 
 from layersurgery.inspection import _fold
 from layersurgery.inspection._anatomy import Anatomy, LayerPart, TowerPart
-from layersurgery.sites import _hazards
-
-HAZARDS: dict[str, str] = getattr(_hazards, "HAZARDS", {})
+from layersurgery.sites import HAZARDS
 
 # Colours are the page's own, made fainter, so that the fragment suits a light page and a dark one.
 _STYLE = """
@@ -57,8 +55,7 @@ def _sites(layer: LayerPart, anatomy: Anatomy, refused: Sequence[str]) -> str:
     rows: list[list[str]] = []
     for part in layer.sites:
         hazards = "".join(
-            f'<span class="h" title="{escape(HAZARDS.get(code, ""))}">{escape(code)}</span>'
-            for code in part.site.hazards
+            f'<span class="h" title="{escape(HAZARDS[code])}">{escape(code)}</span>' for code in part.site.hazards
         )
         effect = escape(_fold.effect(part, refused))
         effect = f'<span class="r" title="{escape(part.refusal)}">{effect}</span>' if part.refusal else effect
@@ -80,7 +77,7 @@ def _elsewhere(anatomy: Anatomy) -> str:
 
 
 def _legend(anatomy: Anatomy) -> str:
-    hazards = [f"<b>{escape(code)}</b>: {escape(HAZARDS.get(code, ''))}" for code in anatomy.hazards]
+    hazards = [f"<b>{escape(code)}</b>: {escape(HAZARDS[code])}" for code in anatomy.hazards]
     reasons = [f'<span class="r">({at})</span> {escape(text)}' for at, text in enumerate(anatomy.refusals.values(), 1)]
     return "".join(f'<p class="f">{line}</p>' for line in (*hazards, *reasons))
 

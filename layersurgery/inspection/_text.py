@@ -12,9 +12,7 @@ from dataclasses import dataclass, field
 from layersurgery._terminal import wants_color
 from layersurgery.inspection import _fold
 from layersurgery.inspection._anatomy import Anatomy, LayerPart, Remainder, TowerPart
-from layersurgery.sites import _hazards
-
-HAZARDS: dict[str, str] = getattr(_hazards, "HAZARDS", {})
+from layersurgery.sites import HAZARDS
 
 _WIDEST = 140
 _NARROWEST_NOTE = 28  # in fewer columns, what is said of a line goes below it
@@ -134,7 +132,7 @@ def _legend(anatomy: Anatomy, room: int) -> Iterator[str]:
             "→ what Zero() does at a site to the stream of states between layers; [hazards]", room, "", "  "
         )
     for code in anatomy.hazards:
-        yield from _wrap(f"{code}: {HAZARDS.get(code, '')}", room, "  ", "    ")
+        yield from _wrap(f"{code}: {HAZARDS[code]}", room, "  ", "    ")
     for number, reason in enumerate(anatomy.refusals.values(), 1):
         yield from _wrap(f"({number}) {reason}", room, "  ", "      ")
 

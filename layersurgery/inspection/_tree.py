@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch import nn
@@ -12,9 +12,8 @@ from torch.nn.parameter import UninitializedParameter
 from layersurgery.errors import SelectionError
 from layersurgery.inspection._anatomy import Anatomy, LayerPart, Remainder, SitePart, TowerPart
 from layersurgery.inspection._effects import Outlook, effect_of, outlook
-from layersurgery.sites import Site, select, unwrap
-from layersurgery.sites import _anatomy as discovery
-from layersurgery.sites._select import ROLES
+from layersurgery.sites import Site, unwrap
+from layersurgery.sites._finder import LAYER, ROLES, Finder
 
 _LINES_WITHOUT_TOWERS = 12
 
@@ -44,63 +43,52 @@ def inspect(model: Any, *, example: Any = None) -> Anatomy:
         'self_attn'
     """
     module = unwrap(model)
-    chosen = _Selector(module, example)
-    towers = tuple(_towers(module, chosen))
-    entries = _entries(module)
+    finder = Finder(module, example)
+    default, note = _default(finder)
+    towers = tuple(_towers(module, finder, default))
     return Anatomy(
         module=type(module).__name__,
-        parameters=sum(entries.values()),
+        parameters=sum(_entries(module).values()),
         dtypes=_counted(module, lambda parameter: str(parameter.dtype).removeprefix("torch.")),
         devices=_counted(module, lambda parameter: str(parameter.device)),
         towers=towers,
-        elsewhere=tuple(_elsewhere(module, [layer.path for tower in towers for layer in tower.layers])),
-        note=chosen.default[1],
+        elsewhere=tuple(
+            _elsewhere(module, [path for tower in towers for layer in tower.layers for path in layer.modules])
+        ),
+        note=note,
     )
 
 
-class _Selector:
-    """`select` on one model, where finding nothing is an answer."""
-
-    def __init__(self, model: nn.Module, example: Any) -> None:
-        self._model = model
-        self._example = {} if example is None else {"example": example}
-        self.default = self._default()
-
-    def sites(self, role: str, tower: str) -> tuple[Site, ...]:
-        try:
-            return tuple(select(self._model, role, tower=tower, **self._example))
-        except SelectionError:  # no layer of this tower has such a part
-            return ()
-
-    def _default(self) -> tuple[str, str]:
-        """Where the sites are that `select` gives when asked for none; or why it gives none."""
-        try:
-            return select(self._model, "layer", **self._example)[0].path, ""
-        except SelectionError as error:
-            return "", str(error)
+def _default(finder: Finder) -> tuple[str, str]:
+    """The tower in which `select` looks when asked for none; or why there is none."""
+    try:
+        first = finder.by_role(LAYER, None)[0]
+    except SelectionError as error:
+        return "", str(error)
+    return next(tower.path for tower in finder.towers if any(layer.path == first.path for layer in tower.layers)), ""
 
 
-def _towers(model: nn.Module, chosen: _Selector) -> Iterator[TowerPart]:
+def _towers(model: nn.Module, finder: Finder, default: str) -> Iterator[TowerPart]:
     order = {path: number for number, (path, _) in enumerate(model.named_modules())}
     empty = all(parameter.is_meta for parameter in model.parameters())
-    for tower in discovery.towers_of(model):
-        layers = chosen.sites("layer", tower.path)
+    for tower in finder.towers:
+        layers = _sites(finder, LAYER, tower.path)
         by_layer: dict[int | None, list[Site]] = {}
-        for role in ROLES:
-            for site in chosen.sites(role, tower.path) if role != "layer" else ():
-                by_layer.setdefault(site.layer, []).append(site)
+        for site in [site for role in ROLES if role != LAYER for site in _sites(finder, role, tower.path)]:
+            by_layer.setdefault(site.layer, []).append(site)
         parts: list[LayerPart] = []
         for layer in layers:
             sites = sorted(by_layer.get(layer.layer, []), key=lambda site: order.get(site.modules[0], len(order)))
             parts.append(_layer(model, layer, sites, empty))
-        inside = _union(model, [layer.path for layer in layers])
-        yield TowerPart(
-            tower.name,
-            tower.path,
-            sum(inside.values()),
-            tuple(parts),
-            default=chosen.default[0] in {layer.path for layer in layers},
-        )
+        held = _union(model, [path for layer in layers for path in layer.modules])
+        yield TowerPart(tower.name, tower.path, sum(held.values()), tuple(parts), default=tower.path == default)
+
+
+def _sites(finder: Finder, role: str, tower: str) -> list[Site]:
+    try:
+        return finder.by_role(role, tower)
+    except SelectionError:  # no layer of this tower has such a part
+        return []
 
 
 def _layer(model: nn.Module, layer: Site, sites: list[Site], empty: bool) -> LayerPart:
@@ -108,12 +96,17 @@ def _layer(model: nn.Module, layer: Site, sites: list[Site], empty: bool) -> Lay
     for site in sites:
         # without weights all would be refused for this alone; what happens once they are loaded says more
         view = Outlook() if empty else outlook(model, site)
-        name = str(site).removeprefix(layer.path).removeprefix(".")
-        parts.append(SitePart(site, name, effect_of(site, view.by_outputs), view.refusal))
+        parts.append(SitePart(site, _name(site, layer), effect_of(site, view.by_outputs), view.refusal))
     covered = _union(model, [path for site in sites for path in site.modules])
-    held = _union(model, [layer.path])
+    held = _union(model, layer.modules)
     rest = sum(size for key, size in held.items() if key not in covered)
-    return LayerPart(layer.layer or 0, layer.path, layer.module, sum(held.values()), tuple(parts), rest)
+    return LayerPart(layer.layer or 0, layer.path, layer.module, sum(held.values()), tuple(parts), rest, layer.modules)
+
+
+def _name(site: Site, layer: Site) -> str:
+    """A site's name inside its layer; where each part is in a list of its own (`attentions.3`), without the number."""
+    name = str(site).removeprefix(layer.path).removeprefix(".")
+    return name if not layer.parts else ".".join("*" if step == str(layer.layer) else step for step in name.split("."))
 
 
 def _elsewhere(model: nn.Module, layers: list[str]) -> Iterator[Remainder]:
@@ -172,7 +165,7 @@ def _named(module: nn.Module, path: str, recurse: bool) -> dict[int, str]:
     return {id(parameter): name for name, parameter in module.named_parameters(path, recurse)}
 
 
-def _union(model: nn.Module, paths: list[str]) -> dict[int, int]:
+def _union(model: nn.Module, paths: Iterable[str]) -> dict[int, int]:
     found: dict[int, int] = {}
     for path in paths:
         found |= _entries(model.get_submodule(path))

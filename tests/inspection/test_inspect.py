@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -11,7 +12,7 @@ import nnsight
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrize
 
 import layersurgery as ls
 from layersurgery import testing
@@ -19,10 +20,16 @@ from layersurgery.errors import SelectionError
 from layersurgery.inspection import Remainder, _fold
 from layersurgery.inspection._effects import effect_of
 from layersurgery.inspection._text import as_text
+from layersurgery.sites import HAZARDS
 from tests import models
 from tests.architectures import build
 
 LAYERED = [name for name in models.ZOO if name != "plain_cnn"]
+
+
+@functools.cache
+def anatomy_of(name):
+    return ls.inspect(models.built(name))
 
 
 def entries(modules):
@@ -31,8 +38,7 @@ def entries(modules):
 
 @pytest.mark.parametrize("name", LAYERED)
 def test_everything_is_counted_once(name):
-    model = models.built(name)
-    anatomy = ls.inspect(model)
+    model, anatomy = models.built(name), anatomy_of(name)
     assert anatomy.parameters == entries([model])
     for tower in anatomy.towers:
         layers = [model.get_submodule(layer.path) for layer in tower.layers]
@@ -49,7 +55,7 @@ def test_everything_is_counted_once(name):
 @pytest.mark.parametrize("name", LAYERED)
 def test_the_default_tower_is_where_select_looks(name):
     model = models.built(name)
-    (default,) = [tower for tower in ls.inspect(model).towers if tower.default]
+    (default,) = [tower for tower in anatomy_of(name).towers if tower.default]
     inside = {part.site for layer in default.layers for part in layer.sites}
     assert set(ls.select(model)) | set(ls.select(model, "mlp")) <= inside
     assert default.name == ls.select(model)[0].tower
@@ -63,12 +69,12 @@ def test_the_model_is_not_touched():
 
 
 def test_all_towers_and_what_is_tied():
-    anatomy = ls.inspect(models.built("llava"))
+    anatomy = anatomy_of("llava")
     assert {tower.name for tower in anatomy.towers} == {"language", "vision"}
     outside = {item.path: item for item in anatomy.elsewhere}
     assert outside["lm_head"] == Remainder("lm_head", "Linear", 0, "model.language_model.embed_tokens.weight")
     assert "tied to model.language_model.embed_tokens.weight" in as_text(anatomy, 140)
-    bert = ls.inspect(models.built("bert"))
+    bert = anatomy_of("bert")
     assert "partly tied to bert.embeddings.word_embeddings.weight" in as_text(bert, 140)
     assert outside["model.multi_modal_projector"].module == "LlavaMultiModalProjector"
     assert not outside["model.multi_modal_projector"].tied
@@ -96,6 +102,30 @@ def test_equal_layers_are_one_line_and_unequal_ones_are_not():
     assert [run.title.partition(":")[0] for run in _fold.runs(tower)] == ["layers 0 to 3, 5", "layer 4"]
 
 
+def test_layers_without_a_module_of_their_own():
+    anatomy = ls.inspect(build.build("causal/xlm"))
+    (tower,) = anatomy.towers
+    assert tower.layers[1].modules[:1] == ("transformer.attentions.1",)
+    (run,) = _fold.runs(tower)
+    assert [part.name for part in run.first.sites if part.site.role != "norm"] == ["attentions.*", "ffns.*"]
+    assert anatomy.parameters == tower.parameters + sum(item.parameters for item in anatomy.elsewhere)
+
+
+def test_an_example_for_what_cannot_be_guessed():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = models.PlainTransformer()
+
+        def forward(self, left, right):
+            return self.inner(left["ids"]) + self.inner(right)
+
+    anatomy = ls.inspect(Odd(), example=({"ids": models.tokens()}, models.tokens()))
+    assert [tower.path for tower in anatomy.towers] == ["inner.encoder.layers"]
+    with pytest.raises(SelectionError):
+        ls.inspect(Odd(), example=(torch.zeros(1),))
+
+
 def test_alternating_layers_are_told_apart():
     (tower,) = ls.inspect(build.build("causal/jamba")).towers
     kinds = [{part.site.kind for part in run.first.sites} for run in _fold.runs(tower)]
@@ -105,7 +135,7 @@ def test_alternating_layers_are_told_apart():
 
 def test_what_the_surgery_refuses_is_said_in_its_words():
     model = models.llama()
-    parametrizations.weight_norm(model.model.layers[1].mlp.up_proj)
+    parametrize.register_parametrization(model.model.layers[1].mlp.up_proj, "weight", nn.Identity())
     with pytest.raises(ls.errors.SurgeryError) as refusal:
         ls.Surgery(at=ls.select(model, "mlp")[1], do=ls.Zero()).attach(model)
     anatomy = ls.inspect(model)
@@ -120,7 +150,7 @@ def test_what_the_surgery_refuses_is_said_in_its_words():
 def test_one_reason_for_all_that_are_refused_alike():
     model = models.llama()
     for layer in model.model.layers:
-        parametrizations.weight_norm(layer.mlp.up_proj)
+        parametrize.register_parametrization(layer.mlp.up_proj, "weight", nn.Identity())
     anatomy = ls.inspect(model)
     assert len(anatomy.refusals) == 1
     assert "layers 0 to 2" in str(anatomy)
@@ -139,6 +169,7 @@ def test_one_reason_for_all_that_are_refused_alike():
             ("norm_inside",),
             "wipes the stream, whose norm is inside; Zero(what='contribution') adds nothing",
         ),
+        ("module:fc2", (), "adds nothing"),
         ("", (), "all its parameters become 0"),
         ("", ("norm_inside",), "all its parameters become 0, those of the norm inside too"),
         ("output", ("feeds_others", "shared"), "adds nothing; changes what later layers read from it; at every place "),
@@ -185,7 +216,7 @@ def test_a_model_without_weights():
 
 
 def test_without_layers_the_modules_are_listed():
-    anatomy = ls.inspect(models.built("plain_cnn"))
+    anatomy = anatomy_of("plain_cnn")
     assert not anatomy.towers
     assert not anatomy.sites
     assert "pattern=" in anatomy.note
@@ -245,19 +276,19 @@ def test_anatomies_are_plain_data():
 @pytest.mark.parametrize("name", models.ZOO)
 @pytest.mark.parametrize("width", [50, 80, 140])
 def test_text_keeps_to_the_width(name, width):
-    for line in as_text(ls.inspect(models.built(name)), width).splitlines():
+    for line in as_text(anatomy_of(name), width).splitlines():
         assert len(line) <= width or len(line.split()[-1]) > width // 2, line
 
 
 def test_every_hazard_has_a_word_in_the_legend():
-    anatomy = ls.inspect(models.built("bert"))
+    anatomy = anatomy_of("bert")
     assert "norm_inside" in anatomy.hazards
-    assert "norm_inside: " in str(anatomy)
+    assert f"norm_inside: {HAZARDS['norm_inside']}" in as_text(anatomy, 10_000)
     assert "<b>norm_inside</b>" in anatomy._repr_html_()
 
 
 def test_no_colour_but_on_a_terminal(monkeypatch):
-    anatomy = ls.inspect(models.built("gpt2"))
+    anatomy = anatomy_of("gpt2")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
     plain = str(anatomy)
@@ -269,7 +300,7 @@ def test_no_colour_but_on_a_terminal(monkeypatch):
 
 
 def test_a_terminal_that_knows_ascii_only(monkeypatch):
-    anatomy = ls.inspect(models.built("gpt2"))
+    anatomy = anatomy_of("gpt2")
 
     class Plain:
         encoding = "ascii"
@@ -298,7 +329,7 @@ class _Balanced(HTMLParser):
 
 @pytest.mark.parametrize("name", models.ZOO)
 def test_html_is_well_formed_and_brings_all_along(name):
-    html = ls.inspect(models.built(name))._repr_html_()
+    html = anatomy_of(name)._repr_html_()
     reader = _Balanced()
     reader.feed(html)
     assert not reader.open
