@@ -91,8 +91,8 @@ def nested(subject: Subject) -> None:
 
 
 def contribution(subject: Subject) -> None:
-    """`Zero(what="contribution")` takes away what the sites add to the residual stream, as written from the source."""
-    for sites in (subject.sites, [subject.middle]):
+    """`Zero(what="contribution")` takes away what the sites that run add to the stream, as the source says."""
+    for sites in (subject.running, [subject.middle]):
         where = LAYOUT_OF[subject.name].additions(subject.model)
         with subject.twin.silenced(dict(where[site.path, site.parts] for site in sites)):
             wanted = subject.twin_output()
@@ -104,15 +104,15 @@ def contribution(subject: Subject) -> None:
 
 def forms_agree(subject: Subject) -> str:
     """Both forms of `Zero` agree bit for bit ("equal") or to rounding ("close"), or the sites' hazards say why not."""
-    with ls.Surgery(at=subject.sites, do=ls.Zero())(subject.model):
+    with ls.Surgery(at=subject.running, do=ls.Zero())(subject.model):
         parameters = subject.output()
-    with ls.Surgery(at=subject.sites, do=ls.Zero(what="contribution"))(subject.model):
+    with ls.Surgery(at=subject.running, do=ls.Zero(what="contribution"))(subject.model):
         added = subject.output()
     if same(parameters, added):
         return "equal"
     if apart(parameters, added) <= ROUNDING:
         return "close"
-    hazards = sorted({hazard for site in subject.sites for hazard in site.hazards} - {"tied", "shared"})
+    hazards = sorted({hazard for site in subject.running for hazard in site.hazards} - {"tied", "shared"})
     if not hazards:
         raise AssertionError(f"they differ by {apart(parameters, added):.2g}, and no hazard of the sites says why")
     return ", ".join(hazards)

@@ -271,7 +271,11 @@ LAYOUTS: list[tuple[Layout, str]] = [
     # no module for a layer: lists of attentions, norms and feed-forwards side by side
     (Layout("transformer.attentions", {"": "self_attention"}, {"/transformer.ffns.{}": "mlp"}), "causal/xlm"),
     (Layout("gpt_neox.layers", {"attention": "self_attention"}, DENSE), "causal/gpt_neox"),
-    (Layout("gpt_neox_japanese.layers", {"attention": "self_attention"}, DENSE), "causal/gpt_neox_japanese"),
+    # the last layer's attention hands out a bias besides its output, and the layer adds both
+    (
+        Layout("gpt_neox_japanese.layers", {"attention": "self_attention"}, DENSE, {"attention": "*"}),
+        "causal/gpt_neox_japanese",
+    ),
     (
         Layout("cpmant.encoder.layers", {"self_att.self_attention": "self_attention"}, {"ffn.ffn": "mlp"}),
         "causal/cpmant",

@@ -19,9 +19,9 @@ class Layout:
         layers: path of the list of layers; several, where one chain runs through several lists. `#` is any number.
         mixers: path in a layer -> kind, for each token mixer.
         feed_forwards: the same for the feed-forward; "a + b" names parts of the layer where it is no module of its own.
-        residual: path in a layer -> what is left of the output of what adds nothing, where the residual stream is inside:
-            "argument" (the sum is inside: that argument of its forward stays), "norm(argument)" (a norm of the sum is
-            inside too). A path that is not here gives what is added.
+        residual: path in a layer -> what its output is where it adds nothing, if the sum with the residual stream is
+            inside: "argument" of its forward, or "norm(argument)" where a norm of the sum is inside too. "*": it hands
+            out what is added in several parts. The (first) output of a path that is not here is what is added.
 
     A path that a layer does not have is passed over. "path: Class*" counts only where the module is of such a class; of
     several entries with one path the first that fits counts. A path that begins with "/" starts at the model, and `{}`

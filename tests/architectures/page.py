@@ -18,7 +18,7 @@ GROUPS = {
     "causal": "Causal language models",
     "other": "Encoders, encoder-decoders, vision and audio models",
 }
-SIGNS = {"yes": "✓", "NO": "**NO**", "-": "–"}
+SIGNS = {"yes": "✓", "NO": "**NO**", "-": "-"}
 
 
 def page(rows: Sequence[Row]) -> str:
@@ -38,15 +38,15 @@ This page is written by `{COMMAND}`, with transformers {transformers.__version__
 
 There is no list of architectures in this library. To see whether it needs one, the bench builds a tiny model with
 random weights of **{len(rows)} classes of transformers** - every class of its image-text-to-text and causal-LM mappings
-that can be built, and some encoders, vision and audio models - and asks the same questions of each. What selection
-should find was written down by reading each model's source; what a surgery should do is computed on a copy whose weights
-are changed by hand. Nothing in the bench's oracles uses this library.
+that can be built, and some encoders, vision and audio models - and asks the same of each. What selection should find
+was written down by reading each source. What a surgery should do is computed on a copy whose weights are changed by
+hand, without this library.
 """
-    yield "| question | ✓ | NO | – | |\n|---|--:|--:|--:|---|"
+    yield "| question | yes | no | - | |\n|---|--:|--:|--:|---|"
     for title, meaning in COLUMNS.items():
         counts = Counter(row.cells[title].answer for row in rows)
         yield f"| {title} | {counts['yes']} | {counts['NO']} | {counts['-']} | {_cell(meaning)} |"
-    yield "\n✓ yes; – does not apply, for the reason given below; other words are a yes that is said more exactly.\n"
+    yield "\n✓ yes; - does not apply, for the reason given below; other words are a yes that is said more exactly.\n"
 
 
 def _tables(rows: Sequence[Row]) -> Iterator[str]:

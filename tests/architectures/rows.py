@@ -21,8 +21,8 @@ BUILT, RESTORED = "built", "restored"
 COLUMNS: Mapping[str, str] = {
     BUILT: "A model with random weights is built, and a forward runs.",
     **{title: " ".join((check.__doc__ or "").split()) for title, check in CHECKS.items()},
-    RESTORED: "After each of these checks nothing of the model or the random state differs, down to object, address and "
-    "bytes; and in the end it gives the same output as before.",
+    RESTORED: "After each of these checks nothing of the model or the random state differs, down to object, address "
+    "and bytes; and in the end the model gives the same output as before.",
 }
 
 

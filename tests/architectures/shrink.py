@@ -44,18 +44,14 @@ def _changes(default: Any, size: Sizes) -> dict[str, Any]:
     kept = _kept_layers(fields, layers, size)
     changes: dict[str, Any] = {}
     for name, value in fields.items():
-        small = (
-            shrink(value, size)
-            if isinstance(value, PreTrainedConfig)
-            else _value(name, value, fields, layers, kept, size)
-        )
+        small = shrink(value, size) if isinstance(value, PreTrainedConfig) else _value(name, value, fields, kept, size)
         if small is not value or (name in usual and repr(value) != repr(usual[name])):
             changes[name] = small
     per_layer = getattr(getattr(default, "_heterogeneity_spec", None), "per_layer_overrides", None)
     if per_layer:
         changes["per_layer_config"] = {
             at: {
-                name: _value(name, value, {**fields, **per_layer[layer]}, layers, kept, size)
+                name: _value(name, value, {**fields, **per_layer[layer]}, kept, size)
                 for name, value in per_layer[layer].items()
             }
             for at, layer in enumerate(kept)
@@ -64,11 +60,9 @@ def _changes(default: Any, size: Sizes) -> dict[str, Any]:
     return {**changes, **configs(size).get(type(default).__name__, {})}
 
 
-def _value(name: str, value: Any, fields: Mapping[str, Any], layers: int, kept: Sequence[int], size: Sizes) -> Any:
-    if isinstance(value, bool) and size.biases is not None and BIAS.fullmatch(name):
-        return size.biases
-    if isinstance(value, bool) or value is None or isinstance(value, str | float):
-        return value
+def _value(name: str, value: Any, fields: Mapping[str, Any], kept: Sequence[int], size: Sizes) -> Any:
+    if value is None or isinstance(value, bool | str | float):
+        return size.biases if size.biases is not None and value is False and BIAS.fullmatch(name) else value
     if name in {"rope_parameters", "rope_scaling"}:
         return _rope(value, size)
     if TOKEN_ID.fullmatch(name):
@@ -76,7 +70,7 @@ def _value(name: str, value: Any, fields: Mapping[str, Any], layers: int, kept: 
     if isinstance(value, int):
         return _number(name, value, fields, len(kept), size)
     if isinstance(value, list | tuple):
-        return _list(name, value, layers, kept, size)
+        return _list(name, value, _count(fields), kept, size)
     return value
 
 
@@ -200,7 +194,7 @@ def _rules(size: Sizes) -> tuple[tuple[str, int | Callable[[int], int]], ...]:
             size.heads,
         ),
         (r"mamba_n(um)?_heads|linear_num_value_heads", 2 * size.heads),
-        (r"linear_num_key_heads", size.heads),
+        (r"linear_num_(key_)?heads", size.heads),
         (r"qk_(rope|nope)_head_dim|rotary_dim", size.head_dim // 2),  # the two make up a head
         (r".*head_?dim|d_kv|d_head|dim_head|attention_head_size|kv_channels|mamba_d_head|.*_dim_head", size.head_dim),
         (r"(mamba_)?(ssm_|d_)?state(_size)?|mamba_d_state|.*_dt_rank|time_step_rank|.*lowrank|.*_rank", size.head_dim),

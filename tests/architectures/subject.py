@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from tests.architectures.inputs import inputs
 from tests.architectures.sizes import USUAL, Sizes
 from tests.architectures.twin import Twin, zeros
 
+Kept = TypeVar("Kept")
+
 
 class DoesNotApply(Exception):
     """A check has nothing to say about a model; the message is the reason."""
@@ -30,6 +32,7 @@ class Subject:
 
     def __init__(self, name: str, seed: int = 0, size: Sizes = USUAL) -> None:
         self.name = name
+        self._kept: dict[str, Any] = {}
         self.model = build(name, seed, size)
         self.twin = Twin(self.model)  # before the first forward, at which some models install hooks
         self.given = inputs(name, size)
@@ -57,6 +60,26 @@ class Subject:
                 if not same(self.twin_output(), self.before):
                     return site
         raise AssertionError("no attention site has a say in the output")
+
+    @cached_property
+    def running(self) -> ls.Sites:
+        """The attention sites that run with these inputs: cross-attention may wait for others."""
+        ran: set[str] = set()
+        last = {site: site.modules[-1] for site in self.sites}
+        hooks = [
+            self.twin.model.get_submodule(path).register_forward_hook(lambda *_, path=path: ran.add(path))
+            for path in last.values()
+        ]
+        self.twin_output()
+        for hook in hooks:
+            hook.remove()
+        return ls.Sites(site for site, path in last.items() if path in ran)
+
+    def once(self, what: str, make: Callable[[], Kept]) -> Kept:
+        """What `make` gives, made the first time only."""
+        if what not in self._kept:
+            self._kept[what] = make()
+        return self._kept[what]
 
     def output(self) -> torch.Tensor:
         """What the model gives now."""

@@ -77,6 +77,8 @@ class Twin:
 
 
 def _silencing(holds: str) -> Callable[..., Any]:
+    if holds == "*":
+        return lambda module, arguments, named, output: _all_zero(output)
     norm, argument = re.fullmatch(r"(?:([\w.]+)\()?(\w*)\)?", holds).groups()
 
     def hook(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
@@ -86,6 +88,12 @@ def _silencing(holds: str) -> Callable[..., Any]:
         return _with_first(output, lambda old: module.get_submodule(norm)(stream) if norm else stream)
 
     return hook
+
+
+def _all_zero(output: Any) -> Any:
+    if isinstance(output, torch.Tensor):
+        return torch.zeros_like(output)
+    return type(output)(map(_all_zero, output)) if isinstance(output, tuple | list) else output
 
 
 def _with_first(output: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
