@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -11,35 +12,45 @@ import torch
 from torch import nn
 
 _SHARDED = "sharded over processes"
+_OFFLOADED = "offloaded"
 _MULTIPLIES = (nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.modules.conv._ConvNd)
 
 
-def elsewhere(module: nn.Module, managed: bool) -> str:
+def elsewhere(module: nn.Module, managed: str) -> str:
     """Where a module's own weights are, in words that follow "the weights are"; empty: in its parameter table.
 
     Args:
         module: the module.
-        managed: a module around it brings its weights in for each pass (see `manages`).
+        managed: where a module around it keeps its weights between passes (see `manages`), in the same words.
     """
     own = [parameter for parameter in module._parameters.values() if parameter is not None]
     if not managed and all(map(_is_plain, own)) and (_has_matrix(own) or not _is_linear(module)):
         return ""  # nearly always
-    if managed and not any(True for _ in module.children()):
+    leaf = not any(True for _ in module.children())
+    if managed and (own or (leaf and (_is_linear(module) or "weight" in vars(module)))):
+        return managed
+    if any(parameter.is_meta for parameter in own) and any(_offloads(hook) for hook in _hooks(module)):
+        return _OFFLOADED
+    if _is_sharded(own):
         return _SHARDED
-    if _is_offloaded(module) and any(parameter.is_meta for parameter in own):
-        return "offloaded"
-    if _is_sharded(module, own):
-        return _SHARDED
-    if any(not parameter.is_floating_point() for parameter in own):
-        return "packed integers (quantised)"
-    packed = _is_linear(module) and not any(True for _ in module.children()) and not _has_matrix(own)
-    return "packed by its own code (quantised)" if packed else ""
+    return _packed(own, leaf and _is_linear(module))
 
 
-@cache
-def manages(holder: type[nn.Module]) -> bool:
-    """Whether modules of a class (FSDP) gather all weights inside before each pass, whatever is in the tables."""
-    return any(cls.__name__ in ("FSDPModule", "FullyShardedDataParallel") for cls in holder.__mro__)
+def manages(holder: nn.Module) -> str:
+    """Where a module keeps the weights of all that is in it between passes, whatever is in the tables; empty: nowhere.
+
+    FSDP gathers them in each pass, and accelerate loads whole blocks at once where it is told to.
+    """
+    if _gathers(type(holder)):
+        return _SHARDED
+    whole = any(_offloads(hook) and getattr(hook, "place_submodules", False) for hook in _hooks(holder))
+    return _OFFLOADED if whole else ""
+
+
+def divides_by_its_size(module: nn.Module) -> bool:
+    """Whether a module divides its weights by their norm (DoRA), so that weights of zero do not give zero, but NaN."""
+    used = vars(module).get("use_dora")
+    return isinstance(used, dict) and any(used.values())
 
 
 def silenced_by_zeros(module: nn.Module) -> bool:
@@ -61,23 +72,38 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def _is_plain(parameter: nn.Parameter) -> bool:
-    return type(parameter) is nn.Parameter and parameter.is_floating_point() and not parameter.is_meta
+    values = parameter.is_floating_point() and parameter.dtype.itemsize > 1
+    return type(parameter) is nn.Parameter and values and not parameter.is_meta
 
 
 def _has_matrix(own: list[nn.Parameter]) -> bool:
     return any(parameter.dim() > 1 for parameter in own)
 
 
-def _is_offloaded(module: nn.Module) -> bool:
-    """Whether accelerate brings the weights in for each call."""
+def _packed(own: list[nn.Parameter], linear: bool) -> str:
+    if any(not parameter.is_floating_point() for parameter in own):
+        return "packed integers (quantised)"
+    if any(parameter.dtype.itemsize == 1 for parameter in own):
+        return "8-bit floats with scales of their own (quantised)"
+    return "packed by its own code (quantised)" if linear and not _has_matrix(own) else ""
+
+
+def _hooks(module: nn.Module) -> Iterable[Any]:
+    """The hooks of accelerate, which brings weights in for each call."""
     hook = vars(module).get("_hf_hook")
-    if hook is None:
-        return False
-    hooks = [hook, *getattr(hook, "hooks", ())]
-    return any(getattr(one, "offload", False) for one in hooks)
+    return () if hook is None else (hook, *getattr(hook, "hooks", ()))
 
 
-def _is_sharded(module: nn.Module, own: list[nn.Parameter]) -> bool:
+def _offloads(hook: Any) -> bool:
+    return bool(getattr(hook, "offload", False))
+
+
+@cache
+def _gathers(cls: type[nn.Module]) -> bool:
+    return any(base.__name__ in ("FSDPModule", "FullyShardedDataParallel") for base in cls.__mro__)
+
+
+def _is_sharded(own: list[nn.Parameter]) -> bool:
     tensors = sys.modules.get("torch.distributed.tensor")
     if tensors is None:
         return False  # nothing can be sharded by what was never imported

@@ -21,6 +21,7 @@ from torch import nn
 
 from layersurgery.errors import LayerSurgeryWarning, SurgeryError
 from layersurgery.interventions import Place
+from layersurgery.interventions._base import plain
 from layersurgery.sites import Slice
 from layersurgery.surgery import _taps
 from layersurgery.surgery._step import Step
@@ -158,7 +159,7 @@ def _ordinary() -> Iterator[None]:
 def _replacement(below: nn.Parameter, target: Target) -> nn.Parameter:
     values = below.detach()
     value = _sliced(values, target) if target.slices else _checked(values, target.step, target.place)
-    if target.solid:
+    if target.solid and type(values) is torch.Tensor:  # a packed one has no layout to keep: compiled anew
         value = torch.empty_like(values).copy_(value)
     elif _same_memory(value, below):
         value = value.clone()  # handing back the parameter's own memory would let later writes reach the original
@@ -180,7 +181,7 @@ def _checked(values: torch.Tensor, step: Step, place: Place) -> torch.Tensor:
 
 def _sliced(values: torch.Tensor, target: Target) -> torch.Tensor:
     """A copy in which each slice is what the intervention gives for it; the slices of one parameter act in order."""
-    value = values.clone(memory_format=torch.preserve_format)
+    value = plain(values).clone(memory_format=torch.preserve_format)
     for piece in target.slices:
         entries = torch.cat([torch.arange(first, end, device=values.device) for first, end in piece.ranges])
         place = Place(target.place.site, f"{target.place.name}[{piece.dim}:{piece.ranges}]")

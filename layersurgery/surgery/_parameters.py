@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
+import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from layersurgery.errors import ModelMismatchError, SurgeryError
 from layersurgery.interventions import Intervention, Place
 from layersurgery.sites import Site, Slice
-from layersurgery.surgery._elsewhere import elsewhere, silenced_by_zeros
+from layersurgery.surgery._elsewhere import divides_by_its_size, elsewhere, manages, silenced_by_zeros
 from layersurgery.surgery._ledger import Plan, Slot, Target, original
 from layersurgery.surgery._step import Step
 from layersurgery.surgery._taps import Tap
 
 
 def parameters(
-    model: nn.Module, step: Step, inside: Iterable[tuple[str, nn.Module]], *, solid: bool, managed: bool
+    model: nn.Module, step: Step, inside: Iterable[tuple[str, nn.Module]], *, solid: bool, managed: str = ""
 ) -> Plan:
     """All slots of a site, or taps on the modules whose weights cannot be replaced.
 
@@ -27,7 +28,7 @@ def parameters(
         step: the step.
         inside: the site's modules, each once, with their names relative to its path.
         solid: give the new tensors memory of their own, laid out like the parameter's: compiled code is made for it.
-        managed: a module around the site brings weights in for each pass.
+        managed: where a module around the site keeps the weights between passes, in words; empty: there is none.
 
     Raises:
         ModelMismatchError: if the site's slices do not fit.
@@ -38,11 +39,21 @@ def parameters(
     taps: list[Tap] = []
     places: dict[int, Place] = {}  # a parameter in several slots of the site has one place, and so one value
     wanted = _by_parameter(site)
+    managers = [("", managed)] if managed else []
+    done: list[str] = []  # modules whose output is changed for all that is in them
     for name, module in inside:
+        if any(_is_in(name, above) for above in done):
+            continue
         _refuse_module(module, site)
-        where = elsewhere(module, managed)
+        if where := manages(module):
+            managers.append((name, where))
+        where = elsewhere(module, next((where for above, where in managers if _is_in(name, above)), ""))
         if where and not wanted:
             taps.append(_tap(module, name, step, where))
+            continue
+        if divides_by_its_size(module) and _silences(step.do):
+            taps.append(Tap(module, _joined(site.path, name), step, None, module))
+            done.append(name)
             continue
         for leaf, parameter in module._parameters.items():
             full = f"{name}.{leaf}" if name else leaf
@@ -63,6 +74,7 @@ def parameters(
             "or use layersurgery.select(model, pattern=...))"
         )
     if step.tied == "everywhere":
+        _refuse_tied(taps)
         slots += _tied_slots(model, slots)
     return Plan(tuple(slots), tuple(taps))
 
@@ -96,9 +108,30 @@ def _tied_slots(model: nn.Module, slots: list[Slot]) -> list[Slot]:
     ]
 
 
+def _refuse_tied(taps: list[Tap]) -> None:
+    if taps:
+        raise SurgeryError(
+            f"tied='everywhere' with {taps[0].path}, whose weights are reached through its output only: what is tied "
+            "to them elsewhere would not change. Leave `tied` out, or load the model with plain weights on a device"
+        )
+
+
+def _is_in(name: str, above: str) -> bool:
+    return not above or name == above or name.startswith(above + ".")
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path and name else path or name
+
+
+def _silences(do: Intervention) -> bool:
+    """Whether nothing comes out of a module after it."""
+    return type(do).outcome is not Intervention.outcome and not do.outcome(torch.ones(1)).any()
+
+
 def _tap(module: nn.Module, name: str, step: Step, where: str) -> Tap:
     """The module's output instead of its weights; the same thing for an intervention that knows what comes out."""
-    path = f"{step.site.path}.{name}" if name else step.site.path
+    path = _joined(step.site.path, name)
     if type(step.do).outcome is Intervention.outcome:
         raise SurgeryError(
             f"the weights of {path} are {where}, and {step.do!r} needs their values. Zero() and Scale() work there, "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Iterable
 
 import torch
@@ -12,8 +11,9 @@ from torch.nn.parameter import UninitializedParameter
 
 from layersurgery.errors import ModelMismatchError, SurgeryError
 from layersurgery.sites import Site
+from layersurgery.surgery._compiled import is_blind_to_hooks, is_compiled
 from layersurgery.surgery._contribution import contribution
-from layersurgery.surgery._elsewhere import manages
+from layersurgery.surgery._elsewhere import elsewhere, manages
 from layersurgery.surgery._ledger import Plan
 from layersurgery.surgery._parameters import parameters
 from layersurgery.surgery._step import Step
@@ -39,24 +39,25 @@ def _planned(model: nn.Module, step: Step) -> Plan:
     around = _around(model, site)
     inside = _inside(model, site)
     holders = [*around, *(module for _, module in inside)]
-    compiled = _is_compiled(holders)
+    _refuse_copies(holders)
+    compiled = is_compiled(holders)
     _check_identity(model, site, inside)
-    if step.do.what != "contribution":
-        return parameters(model, step, inside, solid=compiled, managed=any(manages(type(one)) for one in around))
-    if compiled:
+    if step.do.what == "contribution":
+        plan = contribution(model, step)
+    else:
+        managed = next((where for one in around if (where := manages(one))), "")
+        plan = parameters(model, step, inside, solid=compiled, managed=managed)
+    if plan.taps and is_blind_to_hooks(around, compiled):
+        weights = ", use what='parameters'" if step.do.what == "contribution" else ""
         raise SurgeryError(
-            f"{str(site)!r} is in a compiled model, which takes no notice of hooks that come after it, and {step.do!r} "
-            "is done by one. Apply it to the model before torch.compile, or use what='parameters'"
+            f"{str(site)!r} is in a compiled model, whose code takes no notice of hooks that come after it, and "
+            f"{step.do!r} is done by one here. Apply it to the model before torch.compile{weights}, or drop what "
+            "torch.compile gave and call torch._dynamo.reset()"
         )
-    return contribution(model, step)
+    return plan
 
 
-def _is_compiled(holders: list[nn.Module]) -> bool:
-    """Whether one of the modules that hold a site is compiled. Weights are inputs of a compiled graph; hooks are not.
-
-    Raises:
-        SurgeryError: if neither is true of the way in which the model was compiled.
-    """
+def _refuse_copies(holders: Iterable[nn.Module]) -> None:
     for holder in holders:
         if isinstance(holder, torch.jit.ScriptModule):
             raise SurgeryError(
@@ -67,15 +68,6 @@ def _is_compiled(holders: list[nn.Module]) -> bool:
                 "DataParallel copies the model to other devices in each pass, where a surgery is not checked; apply it "
                 "to `model.module` and run that on one device"
             )
-    compiled = any(
-        "_orig_mod" in holder._modules or vars(holder).get("_compiled_call_impl") is not None for holder in holders
-    )
-    if compiled and getattr(sys.modules.get("torch._inductor.config"), "freezing", False):
-        raise SurgeryError(
-            "torch._inductor.config.freezing is on: compiled code holds its own copy of the weights. Switch it off and "
-            "compile the model again"
-        )
-    return compiled
 
 
 def _around(model: nn.Module, site: Site) -> list[nn.Module]:
@@ -100,8 +92,8 @@ def _inside(model: nn.Module, site: Site) -> list[tuple[str, nn.Module]]:
 
 
 def _child(model: nn.Module, module: nn.Module, name: str, path: str) -> nn.Module:
-    child = module._modules.get(name)
-    if child is not None:
+    child = module._modules.get(name) or getattr(module, name, None)  # wrappers pass the names of what is in them on
+    if isinstance(child, nn.Module):
         return child
     names = [name for name, _ in model.named_modules() if name]
     near = difflib.get_close_matches(path, names, 3, 0.5)
@@ -123,7 +115,8 @@ def _check_identity(model: nn.Module, site: Site, inside: list[tuple[str, nn.Mod
     if not site.parameters or site.slices:
         return
     held = _count(module for _, module in inside)
-    if held != site.parameters:
+    repacked = "quantized" in site.hazards or any(elsewhere(module, "") for _, module in inside)
+    if held != site.parameters and not repacked:
         raise ModelMismatchError(
             f"{str(site)!r} has {held:,} parameters in this {type(model).__name__}; the surgery was made for "
             f"{site.parameters:,}: a model of another size. Select the site anew on this model"
