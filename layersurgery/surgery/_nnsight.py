@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -23,12 +23,12 @@ def edited(envoy: Any, steps: Iterable[Step]) -> Any:
     """A copy of an nnsight model whose traces have the steps done; see `Surgery.edit`."""
     _check(envoy)
     model = unwrap(envoy)
-    for tap in [tap for step in steps for tap in _taps(model, step)]:
-        envoy = _with_edit(envoy, tap, model.get_submodule(tap.path.rpartition(".")[0]))
+    for tap, needed in [pair for step in steps for pair in _taps(model, step)]:
+        envoy = _with_edit(envoy, tap, model.get_submodule(tap.path.rpartition(".")[0]), needed)
     return envoy
 
 
-def _with_edit(envoy: Any, tap: Tap, around: nn.Module) -> Any:
+def _with_edit(envoy: Any, tap: Tap, around: nn.Module, needed: bool) -> Any:
     from nnsight.intervention.interleaver import OutOfOrderError
 
     place, layer, parent = (_find(envoy, module) for module in (tap.module, tap.layer, around))
@@ -44,7 +44,8 @@ def _with_edit(envoy: Any, tap: Tap, around: nn.Module) -> Any:
                 place.output = tap.rewrite(place.output, inputs, clock if tap.is_counted else None)
                 watch.called = True
         except OutOfOrderError:  # the model has done all its steps, or has no use for this module with this input
-            watch.end()
+            if needed:
+                watch.end()
     return copy
 
 
@@ -81,22 +82,24 @@ class _Watch:
         return {inner.path: counts.get(f"{inner.path}.output", 0) for inner in (self._parent, *self._parent)}
 
 
-def _taps(model: nn.Module, step: Step) -> Iterator[Tap]:
-    """Where the step can be done by changing outputs alone."""
+def _taps(model: nn.Module, step: Step) -> Iterator[tuple[Tap, bool]]:
+    """Where the step can be done by changing outputs alone, and whether it comes to nothing where these do not run."""
     plan = resolve(model, [step])
-    if plan.slots and _is_silence(step):
-        yield from contribution(model, step).taps
-        return
-    yield from plan.taps
-    if plan.slots:
-        yield from _of_weights(model, step, plan.slots)
+    yield from ((tap, True) for tap in plan.taps)
+    silent = bool(plan.slots) and _is_silence(step)
+    try:
+        weights = list(_of_weights(model, step, plan.slots))
+    except SurgeryError:
+        if not silent:
+            raise
+        weights = []
+    yield from ((tap, not silent) for tap in weights)
+    if silent:
+        yield from ((tap, True) for tap in contribution(model, step).taps)
 
 
 def _is_silence(step: Step) -> bool:
-    """Whether all that follows from the step is that the site gives zeros.
-
-    What a site gives besides, such as attention weights, then is as ever.
-    """
+    """Whether the step comes down to a site whose output is zero."""
     site = step.site
     return (
         isinstance(step.do, Zero)
@@ -107,9 +110,10 @@ def _is_silence(step: Step) -> bool:
     )
 
 
-def _of_weights(model: nn.Module, step: Step, slots: Iterable[Slot]) -> Iterator[Tap]:
+def _of_weights(model: nn.Module, step: Step, slots: Sequence[Slot]) -> Iterator[Tap]:
     """The modules that hold the parameters, if what they give changes as the parameters do."""
-    name = type(step.do).__name__
+    if not slots:
+        return
     if type(step.do).outcome is Intervention.outcome:
         raise _refusal(step, f"{step.do!r} needs the values of the weights", "Zero(), Scale() and Skip() do not")
     if step.site.slices:
@@ -122,7 +126,9 @@ def _of_weights(model: nn.Module, step: Step, slots: Iterable[Slot]) -> Iterator
         own = {leaf for leaf, parameter in module._parameters.items() if parameter is not None}
         if own != replaced or not silenced_by_zeros(module):
             what = f"what {paths[module]} ({type(module).__name__}) gives is not simply proportional to its parameters"
-            raise _refusal(step, what, f"{name} with what='contribution' changes what the whole site adds")
+            raise _refusal(
+                step, what, f"{type(step.do).__name__} with what='contribution' changes what the whole site adds"
+            )
         yield Tap(module, paths[module], step, None, module)
 
 

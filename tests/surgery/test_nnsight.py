@@ -16,6 +16,7 @@ from layersurgery.errors import SurgeryError
 from layersurgery.sites import Slice
 from tests import models
 from tests.architectures import build
+from tests.architectures.inputs import inputs
 from tests.scoring import tiny
 
 LAYERED = [name for name in models.ZOO if name not in ("plain_cnn", "plain_transformer")]
@@ -260,6 +261,22 @@ def test_a_tower_that_the_input_does_not_reach():
     with cut(model):
         expected = models.run(model, "llava")
     assert torch.equal(traced(edited, "llava"), expected)
+
+
+def test_keys_and_values_that_another_tower_reads():
+    name = "vlm/pi0"  # its action expert attends to what the language tower's attention made of the prompt
+    model = build.build(name)
+    cut = ls.Surgery(at=ls.select(model), do=ls.Zero())
+    given = inputs(name)
+    with torch.random.fork_rng(), cut(model):
+        torch.manual_seed(0)
+        expected = model(**given)[0]
+    edited = cut.edit(wrapped(model))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        with edited.trace(**given):
+            output = edited.output.save()
+    assert torch.equal(output[0], expected)
 
 
 def test_attention_to_an_encoder_that_is_not_there():
