@@ -135,13 +135,13 @@ def _whole(
         again = _call(holder, {where: _random(value, draw) for where, value in given.items()})
     with _parameters(holder.modules(), 0.0, lambda module: False):
         left = _call(holder, given)
-    if not silent.any():
-        return "output", bool(left.any())
-    held = next((where for where, value in given.items() if _same(value, silent)), None)
+    held = next((where for where, value in given.items() if _same(value, left)), None)
     if held is not None:
-        return f"input:{held}", not _same(given[held], left)
-    if torch.equal(silent, again):
-        return "output", bool(left.any())
+        return f"input:{held}", False
+    if left.any():
+        return "output", True
+    if not silent.any() or torch.equal(silent, again):  # a norm's own bias does not depend on what goes in
+        return "output", False
     return _before_the_norm(holder, given, silent, is_norm), False
 
 

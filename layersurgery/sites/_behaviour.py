@@ -46,34 +46,35 @@ def normalises(name: str, module: nn.Module, seen: Seen) -> bool:
     return is_norm(name, module) or (record is not None and record.normalises)
 
 
-def stream_norms(top: nn.Module, seen: Seen) -> list[str]:
-    """Names of the norms on the residual stream at or inside a module that the stream goes into."""
+def stream_norms(top: nn.Module, seen: Seen, layer: bool = False) -> list[str]:
+    """Names of the norms on the residual stream inside a module that the stream goes into, be it a layer or a part."""
     around = seen(top)
     found: list[str] = []
     for path, module in top.named_modules():
-        record = seen(module)
-        sized = None in (record, around) or _as_large(record, around)
-        called = is_stream_norm(path, module)
-        silent = not called and record is not None and record.normalises and _last_of(top, path, seen)
-        if path and sized and (called or silent) and not (called and any(True for _ in children(module))):
+        if not path or any(True for _ in children(module)):
+            continue
+        record, name = seen(module), path.rpartition(".")[2]
+        nameless = record is not None and record.normalises and not is_norm(name, module)
+        placed = (layer and "." not in path) or _at_an_end(top, path, seen)
+        if (is_stream_norm(name, module) or nameless) and placed and _as_wide(record, around):
             found.append(path)
     return found
 
 
-def _as_large(record: Record | None, around: Record | None) -> bool:
+def _as_wide(record: Record | None, around: Record | None) -> bool:
     if record is None or around is None or record.frame is None or around.frame is None:
         return True
-    return record.frame.shape.numel() == around.frame.shape.numel()
+    return record.frame.width == around.frame.width
 
 
-def _last_of(top: nn.Module, path: str, seen: Seen) -> bool:
-    """Whether a nameless norm is a layer's own, or the last to run in a part of it: not one of queries and keys."""
-    around, _, _ = path.rpartition(".")
-    if not around:
-        return True
-    records = [seen(module) for _, module in children(top.get_submodule(around))]
+def _at_an_end(top: nn.Module, path: str, seen: Seen) -> bool:
+    """Whether a norm is the first or the last to run where it is: one in between is of queries, keys or a state."""
     own = seen(top.get_submodule(path))
-    return own is not None and all(record is None or record.order <= own.order for record in records)
+    if own is None:
+        return True
+    around = top.get_submodule(path.rpartition(".")[0])
+    orders = [record.order for _, module in children(around) if (record := seen(module)) is not None]
+    return own.order in (min(orders), max(orders))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -111,7 +112,7 @@ def _tokens(module: nn.Module) -> torch.Tensor:
     size = own.num_embeddings if own is not None else max((part.num_embeddings for part in tables), default=1000)
     free = [token for token in range(int(size) - 1, 0, -1)[: 4 * POSITIONS + len(special)] if token not in special]
     picked = (free or [0])[: 2 * POSITIONS]
-    row = torch.tensor([picked[at % len(picked)] for at in range(SAMPLES * POSITIONS)])
+    row = torch.tensor([picked[at % len(picked)] for at in range(SAMPLES * POSITIONS)], device="cpu")
     return row.reshape(SAMPLES, POSITIONS)
 
 
@@ -132,14 +133,18 @@ def _integers(value: Any) -> Iterator[int]:
 
 
 def _states(width: int) -> torch.Tensor:
-    return torch.linspace(-1, 1, SAMPLES * POSITIONS * width).reshape(SAMPLES, POSITIONS, width)
+    return _ramp(SAMPLES, POSITIONS, width)
+
+
+def _ramp(*shape: int) -> torch.Tensor:
+    return torch.linspace(-1, 1, math.prod(shape), device="cpu").reshape(shape)
 
 
 def _pictures(module: nn.Module) -> Iterator[torch.Tensor]:
     first = next((part for part in module.modules() if isinstance(part, nn.Conv2d | nn.Conv3d)), None)
     channels = first.in_channels if first is not None else 3
     for high, wide in _picture_sizes(module):
-        yield torch.linspace(-1, 1, SAMPLES * channels * high * wide).reshape(SAMPLES, channels, high, wide)
+        yield _ramp(SAMPLES, channels, high, wide)
 
 
 def _picture_sizes(module: nn.Module) -> list[tuple[int, int]]:
@@ -172,20 +177,20 @@ def _patches(module: nn.Module) -> Iterator[dict[str, Any]]:
         for name, usual in (("patch_size", 14), ("temporal_patch_size", 1), ("in_channels", 3))
     )
     if all(isinstance(size, int) for size in (patch, frames, channels)):
-        pixels = torch.linspace(-1, 1, 16 * channels * frames * patch * patch).reshape(16, -1)
-        yield {"hidden_states": pixels, "grid_thw": torch.tensor([[1, 4, 4]])}
+        pixels = _ramp(16, channels * frames * patch * patch)
+        yield {"hidden_states": pixels, "grid_thw": torch.tensor([[1, 4, 4]], device="cpu")}
 
 
 def _sounds(module: nn.Module) -> Iterator[torch.Tensor]:
-    yield torch.linspace(-1, 1, SAMPLES * 4000).reshape(SAMPLES, 4000)
+    yield _ramp(SAMPLES, 4000)
 
 
 def _spectra(module: nn.Module) -> Iterator[torch.Tensor]:
     config = getattr(_callee(module), "config", None)
     bins = getattr(config, "num_mel_bins", None) or getattr(config, "feature_size", None) or 80
     length = 2 * (getattr(config, "max_source_positions", None) or 64)
-    yield torch.linspace(-1, 1, SAMPLES * bins * length).reshape(SAMPLES, bins, length)
-    yield torch.linspace(-1, 1, SAMPLES * bins * length).reshape(SAMPLES, length, bins)
+    yield _ramp(SAMPLES, bins, length)
+    yield _ramp(SAMPLES, length, bins)
 
 
 def _first_inputs(module: nn.Module) -> Iterator[torch.Tensor]:
@@ -197,7 +202,7 @@ def _first_inputs(module: nn.Module) -> Iterator[torch.Tensor]:
         elif isinstance(part, nn.Conv2d):
             yield from _pictures(module)
         elif isinstance(part, nn.Conv1d):
-            yield torch.linspace(-1, 1, SAMPLES * part.in_channels * 64).reshape(SAMPLES, part.in_channels, 64)
+            yield _ramp(SAMPLES, part.in_channels, 64)
         elif part is not None:
             width = next((tensor.shape[-1] for tensor in part.parameters(recurse=False) if tensor.dim()), 0)
             width = getattr(part, "in_features", width)

@@ -10,7 +10,7 @@ from torch import nn
 
 from layersurgery.errors import SelectionError
 from layersurgery.sites._anatomy import Layer, Tower, joined, towers_of
-from layersurgery.sites._behaviour import stream_norms
+from layersurgery.sites._behaviour import normalises, stream_norms
 from layersurgery.sites._facts import Facts
 from layersurgery.sites._match import Pattern, matcher, no_match, quoted
 from layersurgery.sites._outline import Outline
@@ -149,6 +149,8 @@ class Finder:
     def _norms(self, layer: Layer) -> Iterator[str]:
         for path in layer.modules:
             top = self._model.get_submodule(path)
+            if normalises("", top, self._trace.of):
+                yield path  # a piece of a layer without a module
             yield from (joined(path, name) for name in stream_norms(top, self._trace.of, layer=True))
 
     def _holding(self, tower: Tower, path: str) -> Layer | None:

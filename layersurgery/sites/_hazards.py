@@ -59,7 +59,7 @@ class Hazards:
         found = {
             "tied": any(self._holders[key] > count for key, count in held.items()),
             "shared": any(self._uses[id(top)] > 1 for top in self._tops(site)),
-            "norm_inside": site.role in ("attention", "mlp") and any(map(self._has_stream_norm, self._tops(site))),
+            "norm_inside": site.role in ("attention", "mlp") and self._ends_in_a_norm(site),
             "residual_inside": site.role in ("attention", "mlp") and site.adds.startswith("input:"),
             "meta": any(p.is_meta for p in weights),
             "offloaded": any(_is_offloaded(module) for _, module in inside),
@@ -73,8 +73,10 @@ class Hazards:
         """How many parameter entries the site has."""
         return count_parameters(self._tops(site))
 
-    def _has_stream_norm(self, top: nn.Module) -> bool:
-        return bool(stream_norms(top, self._seen))
+    def _ends_in_a_norm(self, site: Site) -> bool:
+        """A norm before what is added, or on that alone, leaves the stream as it is."""
+        passed_on = site.adds.startswith(("output", "input:"))
+        return not passed_on and any(bool(stream_norms(top, self._seen)) for top in self._tops(site))
 
     def _tops(self, site: Site) -> list[nn.Module]:
         return [self._model.get_submodule(path) for path in site.modules]

@@ -124,6 +124,8 @@ def quiet(seen: Callable[[str], None] = lambda operation: None) -> Iterator[None
         if torch.get_default_device().type != "cpu":
             world.enter_context(torch.device("cpu"))
         world.enter_context(sdpa_kernel(SDPBackend.MATH))  # the others lose sight of what is not a number
+        world.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)  # the tensors are small: threads would only wait for each other
         torch.backends.mha.set_fastpath_enabled(False)  # the fused path calls no module inside
         torch.manual_seed(0)
         world.enter_context(Weightless(seen))
