@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+import pytest
 import torch
 from torch import nn
 
 import layersurgery as ls
+from layersurgery.errors import SurgeryError
 from layersurgery.interventions import Intervention
 from tests.architectures.check import differences
-from tests.architectures.expected import LAYOUT_OF
+from tests.architectures.expected import LAYOUT_OF, NO_CONTRIBUTION
 from tests.architectures.subject import DoesNotApply, Subject, apart, same
 from tests.architectures.twin import Fill, one_over_n, own_mean, zeros
 from tests.architectures.words import generation, left_padding, without_cache
@@ -91,8 +93,9 @@ def nested(subject: Subject) -> None:
 
 
 def contribution(subject: Subject) -> None:
-    """`Zero(what="contribution")` takes away what the sites that run add to the stream, as the source says."""
-    for sites in (subject.running, [subject.middle]):
+    """`Zero(what="contribution")` at sites selected with an example: what they add, by the source, is gone."""
+    _refused_where_written(subject)
+    for sites in (subject.seen, subject.seen[len(subject.seen) // 2 :][:1]):
         where = LAYOUT_OF[subject.name].additions(subject.model)
         with subject.twin.silenced(dict(where[site.path, site.parts] for site in sites)):
             wanted = subject.twin_output()
@@ -104,15 +107,16 @@ def contribution(subject: Subject) -> None:
 
 def forms_agree(subject: Subject) -> str:
     """Both forms of `Zero` agree bit for bit ("equal") or to rounding ("close"), or the sites' hazards say why not."""
-    with ls.Surgery(at=subject.running, do=ls.Zero())(subject.model):
+    _refused_where_written(subject)
+    with ls.Surgery(at=subject.seen, do=ls.Zero())(subject.model):
         parameters = subject.output()
-    with ls.Surgery(at=subject.running, do=ls.Zero(what="contribution"))(subject.model):
+    with ls.Surgery(at=subject.seen, do=ls.Zero(what="contribution"))(subject.model):
         added = subject.output()
     if same(parameters, added):
         return "equal"
     if apart(parameters, added) <= ROUNDING:
         return "close"
-    hazards = sorted({hazard for site in subject.running for hazard in site.hazards} - {"tied", "shared"})
+    hazards = sorted({hazard for site in subject.seen for hazard in site.hazards} - {"tied", "shared"})
     if not hazards:
         raise AssertionError(f"they differ by {apart(parameters, added):.2g}, and no hazard of the sites says why")
     return ", ".join(hazards)
@@ -139,6 +143,14 @@ def _found_as_written(subject: Subject, role: str) -> None:
     wrong = differences(subject.name, subject.model, role)
     if wrong:
         raise AssertionError("; ".join(wrong))
+
+
+def _refused_where_written(subject: Subject) -> None:
+    if subject.name not in NO_CONTRIBUTION:
+        return
+    with pytest.raises(SurgeryError), ls.Surgery(at=subject.seen, do=ls.Zero(what="contribution"))(subject.model):
+        pass
+    raise DoesNotApply(f"refused: {NO_CONTRIBUTION[subject.name]}")
 
 
 def _equals_copy(subject: Subject, do: Intervention, fill: Fill) -> str | None:

@@ -344,4 +344,9 @@ LAYOUTS: list[tuple[Layout, str]] = [
 # Nothing in these mixes positions apart from working on each, so that `select` has to refuse with the reason.
 REFUSED = ("other/resnet",)
 
+# What no output of a module holds alone, so that taking it away has to be refused.
+NO_CONTRIBUTION = {
+    "causal/xlnet": "its output projection is a bare parameter, and the sum with the residual stream follows inside"
+}
+
 LAYOUT_OF = {name if "/" in name else f"vlm/{name}": layout for layout, names in LAYOUTS for name in names.split()}

@@ -62,10 +62,13 @@ class Subject:
         raise AssertionError("no attention site has a say in the output")
 
     @cached_property
-    def running(self) -> ls.Sites:
-        """The attention sites that run with these inputs: cross-attention may wait for others."""
+    def seen(self) -> ls.Sites:
+        """The attention sites that run, selected with the inputs as example: cross-attention may wait for others."""
+        sites = ls.select(self.model, example=self.given) if self.sites else self.sites
+        if sites.paths != self.sites.paths:
+            raise AssertionError(f"with an example other sites are selected: {sites.paths}")
         ran: set[str] = set()
-        last = {site: site.modules[-1] for site in self.sites}
+        last = {site: site.modules[-1] for site in sites}
         hooks = [
             self.twin.model.get_submodule(path).register_forward_hook(lambda *_, path=path: ran.add(path))
             for path in last.values()
