@@ -47,6 +47,7 @@ def select(
             if the model cannot run on the example.
 
     Examples:
+        >>> from torch import nn
         >>> model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 2, enable_nested_tensor=False)
         >>> select(model).paths
         ('layers.0.self_attn', 'layers.1.self_attn')
