@@ -173,10 +173,16 @@ def intervention_from_dict(data: dict[str, Any]) -> Intervention:
 
 
 def constant_like(tensor: torch.Tensor, value: torch.Tensor | float) -> torch.Tensor:
-    """One value seen as a tensor of that shape, dtype and device, in no more memory than the value's."""
+    """One value seen as a tensor of that shape, dtype and device, in no more memory than the value's.
+
+    Of stacked matrices (three dimensions: the experts of a mixture), one takes memory: kernels that multiply by many
+    matrices at a time want each of them laid out like a matrix.
+    """
+    solid = tensor.shape[1:] if tensor.dim() == 3 else ()
     if isinstance(value, torch.Tensor):
-        return value.to(dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
-    return torch.full((), value, dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+        scalar = value.to(dtype=tensor.dtype, device=tensor.device)
+        return (scalar.expand(solid).contiguous() if solid else scalar).expand(tensor.shape)
+    return torch.full(solid, value, dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
 
 
 def wide(tensor: torch.Tensor) -> torch.Tensor:

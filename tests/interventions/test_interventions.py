@@ -43,6 +43,18 @@ def test_by_hand(do, values, expected, dtype):
     assert new.untyped_storage().nbytes() <= 8  # one scalar, however large the tensor
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("do", [ls.Zero(), ls.Uniform(), ls.Mean()], ids=repr)
+def test_stacked_experts_can_be_multiplied_and_take_the_memory_of_one(do, dtype):
+    experts = torch.randn(4, 16, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
+    new = do.replace(experts, HERE)
+    assert new.unique().numel() == 1
+    assert new.untyped_storage().nbytes() == experts[0].nbytes
+    states, ends = torch.randn(6, 16).to(dtype), torch.tensor([1, 3, 3, 6], dtype=torch.int32)
+    given_ = torch._grouped_mm(states, new, offs=ends)
+    torch.testing.assert_close(given_, torch._grouped_mm(states, new.contiguous(), offs=ends))
+
+
 def test_uniform_is_rounded_once():
     third = ls.Uniform().replace(torch.zeros(3, 7, dtype=torch.bfloat16), HERE)
     assert torch.equal(third, torch.full((3, 7), 1 / 3, dtype=torch.float64).to(torch.bfloat16))
