@@ -93,6 +93,7 @@ class _Reader:
         return self._in_order(found)
 
     def _corrected(self, named: list[Part]) -> list[Part]:
+        named = [self._across(part) for part in named]
         does = {part.path: self._does(part) for part in named}
         mixers = [part for part in named if part.role == MIXER]
         unnamed = list(self._unnamed(self.layer, "", [part.path for part in named]))
@@ -106,6 +107,11 @@ class _Reader:
         if any(does[part.path] == MIXES for part in named):
             return [self._turned(part) for part in named]
         return named  # nothing mixes here: keys of another layer are used again, or nothing was seen
+
+    def _across(self, part: Part) -> Part:
+        """An attention without a telling name that looks at something from outside the layer (torch's decoder)."""
+        looks_away = part.kind == "self_attention" and self._does(part) == BESIDE
+        return replace(part, kind="cross_attention") if looks_away else part
 
     def _turned(self, part: Part) -> Part:
         if part.role == FEED_FORWARD and self._does(part) == MIXES:
@@ -157,7 +163,10 @@ class _Reader:
         return inside > 0.9 * sum(parameter.numel() for parameter in module.parameters())
 
     def _kind(self, path: str) -> str:
-        record = self.seen(self.layer.get_submodule(path))
+        module = self.layer.get_submodule(path)
+        record = self.seen(module)
+        if any(isinstance(part, nn.RNNBase) for part in module.modules()):
+            return "recurrent"
         if record is None:
             return "mixer"
         ran = {operation.rsplit(":", 1)[-1].lstrip("_") for operation in record.operations}

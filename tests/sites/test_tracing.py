@@ -99,6 +99,23 @@ def test_a_norm_of_the_sum_inside_is_seen_without_its_name():
     assert {(site.adds, site.hazards) for site in sites} == {("module:l", ("norm_inside",))}
 
 
+def test_what_is_looked_at_and_how_makes_the_kind():
+    sites = ls.select(nn.Transformer(16, 2, 2, 2, 32))
+    assert [site.kind for site in sites] == ["self_attention", "cross_attention"] * 2
+    model = disguised.Siblings()
+    model.b.r = Recalls()
+    assert [site.kind for site in ls.select(model)] == ["mixer", "recurrent", "mixer"]
+
+
+class Recalls(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.u = nn.LSTM(16, 16, batch_first=True)
+
+    def forward(self, x):
+        return self.u(x)[0]
+
+
 def test_no_words_and_no_input_need_an_example():
     model = nn.Sequential(OddDoor(), OddDoor())
     with pytest.raises(SelectionError, match=r"example input may help, select\(model, example=\{\.\.\.\}\)"):
