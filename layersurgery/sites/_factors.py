@@ -14,6 +14,7 @@ import torch
 
 from layersurgery.sites._flow import Use
 from layersurgery.sites._geometry import Geometry, Piece
+from layersurgery.sites._names import words
 from layersurgery.sites._reach import NOBODY, Inside, Reach, gradients, reached
 
 
@@ -56,16 +57,30 @@ def _factors(down: Use, inside: Inside) -> list[tuple[Use, list[str]]]:
         if size == width and rows == [[column] for column in columns]:
             factors.append(use)
         elif size == 2 * width and rows == [[column, column + width] for column in columns]:
-            return _told_apart(down, [(use, torch.arange(size) < width), (use, torch.arange(size) >= width)])
+            return _told_apart(inside, down, [(use, torch.arange(size) < width), (use, torch.arange(size) >= width)])
         elif size == 2 * width and rows == [[2 * column, 2 * column + 1] for column in columns]:
-            return _told_apart(down, [(use, torch.arange(size) % 2 == 0), (use, torch.arange(size) % 2 == 1)])
-    return _told_apart(down, [(use, torch.ones(width, dtype=torch.bool)) for use in factors])
+            return _told_apart(inside, down, [(use, torch.arange(size) % 2 == 0), (use, torch.arange(size) % 2 == 1)])
+    told = _told_apart(inside, down, [(use, torch.ones(width, dtype=torch.bool)) for use in factors])
+    return told or _as_called(inside, [use for use in inner if use.made.shape[-1] == width])
 
 
-def _told_apart(down: Use, factors: list[tuple[Use, torch.Tensor]]) -> list[tuple[Use, list[str]]]:
+def _as_called(inside: Inside, candidates: list[Use]) -> list[tuple[Use, list[str]]]:
+    """Where a norm or a threshold over all entries lies between: the only candidate, or by what two are called."""
+    called = [
+        next((letter for letter in ("gate", "up") if letter in words(inside.name(use.out.parameter) or "")), "")
+        for use in candidates
+    ]
+    names = ["up"] if len(candidates) == 1 else called
+    if len(candidates) > 2 or "up" not in names or len({*names}) < len(names) or "" in names:
+        return []
+    return [(use, [name] * use.made.shape[-1]) for use, name in zip(candidates, names, strict=True)]
+
+
+def _told_apart(inside: Inside, down: Use, factors: list[tuple[Use, torch.Tensor]]) -> list[tuple[Use, list[str]]]:
     """The factor that goes in as it is is "up"; the one that goes through an activation function is "gate".
 
     Args:
+        inside: what flows in the site.
         down: the product whose input the factors make.
         factors: a product and which of its rows are this factor; [rows], bool.
     """
@@ -73,7 +88,10 @@ def _told_apart(down: Use, factors: list[tuple[Use, torch.Tensor]]) -> list[tupl
         return []
     bent = [_bends(down, *factor) for factor in factors]
     if len(factors) == 2 and bent[0] == bent[1]:
-        return []
+        name = inside.name(factors[0][0].out.parameter) or ""
+        if factors[0][0] is not factors[1][0] or not {"gate", "up"} <= words(name):
+            return []
+        bent = [name.find("gate") < name.rfind("up"), name.rfind("up") < name.find("gate")]  # all that is left to go by
     names = ["gate" if does and len(factors) == 2 else "up" for does in bent]
     return [
         (use, [name if mine else "" for mine in rows.tolist()])

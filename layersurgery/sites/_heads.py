@@ -20,10 +20,15 @@ from layersurgery.sites._names import words
 from layersurgery.sites._reach import NOBODY, Inside, Reach, mixes, reached
 
 
-def outputs_of(inside: Inside) -> list[Use]:
-    """The products of a site that read what its tokens mixed; keys and values may come from outside (shared ones)."""
+def outputs_of(inside: Inside, *, sure: bool) -> list[Use]:
+    """The products of a site that read what its tokens mixed.
+
+    Args:
+        inside: what flows there.
+        sure: it is an attention; then its keys and values may all come from outside, as shared ones do.
+    """
     found = [use for use in inside.uses if mixes(use.given, (other.made for other in inside.uses if other is not use))]
-    return found or [use for use in inside.uses if mixes(use.given, inside.others)]
+    return found or [use for use in inside.uses if sure and mixes(use.given, inside.others)]
 
 
 def attention(inside: Inside, outputs: Sequence[Use], head_counts: frozenset[int]) -> Geometry:
@@ -31,9 +36,11 @@ def attention(inside: Inside, outputs: Sequence[Use], head_counts: frozenset[int
 
     Args:
         inside: what flows there.
-        outputs: the products that read what its tokens mixed.
+        outputs: the products that read what its tokens mixed; there may be none.
         head_counts: the numbers of heads that its modules speak of; empty: none.
     """
+    if not outputs:
+        return Geometry(why_no_heads="no matrix in it reads what its tokens mixed")
     first = outputs[0]
     together = [use for use in outputs if _same(use.given, first.given)]
     parameters = {id(use.out.parameter) for use in together}
@@ -105,6 +112,8 @@ def _merged(inside: Inside, ways: Sequence[_Way], heads: int, letters: Sequence[
     said: dict[Axis, list[str]] = {}
     for at, way in enumerate(ways):
         owners = _owners(way.reach, heads)
+        if inside.kept:
+            owners = [own if at < 2 else NOBODY for own, at in zip(owners, way.reach.positions().tolist(), strict=True)]
         for axis, bias, entries, may in way.entries():
             own = owners[entries] if may else [NOBODY] * len(owners[entries])
             before = owned.get(axis, own)
@@ -183,8 +192,9 @@ def _letters(
         seen = [_LETTERS.get((positions[at] > 1, whole[at]), "") if positions[at] else "" for at in rows]
         letters += [name] * size if name is not None and {*seen} in _CONFUSED[name] else seen
     letters += [""] * (total - len(letters))
-    tries = (letters, _without_strangers(letters, reach.sizes, said))
-    return next((guess for guess in tries if _plausible(guess, owners)), [""] * total)
+    strangers = _without_strangers(letters, reach.sizes, said)
+    named = _as_called(letters, reach.sizes, said)
+    return next((guess for guess in (letters, strangers) if _plausible(guess, owners)), named)
 
 
 def _plausible(letters: Sequence[str], owners: Sequence[frozenset[int]]) -> bool:
@@ -193,6 +203,15 @@ def _plausible(letters: Sequence[str], owners: Sequence[frozenset[int]]) -> bool
         sum(at == letter and 0 in own for at, own in zip(letters, owners, strict=True)) for letter in ("q", "k")
     )
     return there == {"q"} or (there == {"q", "k", "v"} and queries == keys)
+
+
+def _as_called(letters: list[str], sizes: Sequence[int], said: Sequence[str | None]) -> list[str]:
+    """Only what belongs to matrices whose rows all act as their names say."""
+    kept: list[str] = []
+    for size, name in zip_longest(sizes, said):
+        rows = letters[len(kept) : len(kept) + size]
+        kept += rows if name and {*rows} == {name} else [""] * size
+    return kept
 
 
 def _without_strangers(letters: list[str], sizes: Sequence[int], said: Sequence[str | None]) -> list[str]:

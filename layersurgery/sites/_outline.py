@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from torch import nn
@@ -16,6 +17,7 @@ from layersurgery.sites._geometry import Geometry
 from layersurgery.sites._heads import attention, outputs_of
 from layersurgery.sites._names import words
 from layersurgery.sites._reach import Inside
+from layersurgery.sites._roles import FEED_FORWARD, MIXER
 from layersurgery.sites._site import Site
 from layersurgery.sites._trace import Trace
 
@@ -24,10 +26,12 @@ _Key = tuple[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class _Place:
-    """A site in the model's shadow, and the run of the shadow in which it ran."""
+    """A site in the model's shadow, and the run in which it ran; `partial`: that was a part of the model by itself."""
 
     twin: nn.Module | None
     run: tuple[nn.Module, Call] | None
+    partial: bool
+    role: str
 
 
 class Outline:
@@ -52,7 +56,8 @@ class Outline:
         if run is None and not site.parts:  # such as cross-attention in a decoder that ran without an encoder
             top = next((other for other in model.modules() if _same(other, top) and self._trace.of(other)), top)
             run = self._trace.run_of([top])
-        self._places[site.path, site.parts] = _Place(self._trace.twin(top), run)
+        partial = run is not None and run[0] is not self._trace.twin(model)
+        self._places[site.path, site.parts] = _Place(self._trace.twin(top), run, partial, site.role)
         return self
 
     def of(self, site: Site) -> Geometry:
@@ -82,17 +87,22 @@ class Outline:
                 for other in like:
                     twin, run = self._places[other].twin, self._places[other].run
                     if twin is not None and run is not None and run[0] is top:
-                        inside = Inside.of(flowing, dict(_parameters(twin, other[1])))
+                        kept = self._places[other].partial and _has_cache(twin)
+                        inside = Inside.of(flowing, dict(_parameters(twin, other[1])), kept=kept)
                         counts = frozenset(_head_counts(twin))
                         same = (inside.structure(), counts)
                         if same not in found:
-                            outputs = outputs_of(inside)
-                            found[same] = attention(inside, outputs, counts) if outputs else feed_forward(inside)
+                            found[same] = _geometry(inside, counts, self._places[other].role)
                         self._known[other] = found[same]
         except Exception as error:  # whatever a foreign forward raises where its weights have no values
             self._known[key] = Geometry(
                 why_nothing=f"following what flows there failed: {type(error).__name__}: {error}"
             )
+
+
+def _geometry(inside: Inside, head_counts: frozenset[int], role: str) -> Geometry:
+    outputs = outputs_of(inside, sure=role == MIXER) if role != FEED_FORWARD else []
+    return attention(inside, outputs, head_counts) if outputs or role == MIXER else feed_forward(inside)
 
 
 def _absent() -> None:
@@ -121,6 +131,11 @@ def _heads_in(attributes: Mapping[str, Any]) -> Iterator[int]:
         said = words(name)
         if isinstance(value, int) and not isinstance(value, bool) and said & _HEADS and not said & _NOT_HEADS:
             yield value
+
+
+def _has_cache(twin: nn.Module) -> bool:
+    """Whether keys and values can be kept when the module is called."""
+    return any(words(name) & {"cache", "past"} for name in signature(twin.forward).parameters)
 
 
 def _same(one: nn.Module, other: nn.Module) -> bool:

@@ -26,6 +26,8 @@ class Inside:
         parameters: its parameters by name, relative to the site.
         shared: ids of those products and values that something outside the site reads as well, or whose trace is lost.
         others: the products of the rest of the model.
+        kept: its keys and values are kept for later, by a part of the model that did not run: what reaches other
+            positions may be read there.
     """
 
     uses: tuple[Use, ...]
@@ -33,9 +35,10 @@ class Inside:
     parameters: Mapping[str, nn.Parameter]
     shared: frozenset[int]
     others: tuple[torch.Tensor, ...]
+    kept: bool = False
 
     @classmethod
-    def of(cls, flow: Flow, parameters: Mapping[str, nn.Parameter]) -> Inside:
+    def of(cls, flow: Flow, parameters: Mapping[str, nn.Parameter], *, kept: bool = False) -> Inside:
         """The part of a flow that belongs to a site with these parameters."""
         own = {id(parameter) for parameter in parameters.values()}
         uses = tuple(use for use in flow.uses if id(use.out.parameter) in own)
@@ -43,7 +46,7 @@ class Inside:
         outside = [use for use in flow.uses if id(use.out.parameter) not in own]
         leaves = {*(id(use.made) for use in uses), *(id(value) for _, value in values)}
         shared = reached((*(use.given for use in outside), *flow.lost), leaves)
-        return cls(uses, values, parameters, frozenset(shared), tuple(use.made for use in outside))
+        return cls(uses, values, parameters, frozenset(shared), tuple(use.made for use in outside), kept)
 
     def name(self, parameter: nn.Parameter) -> str | None:
         """The name of a parameter of the site."""
@@ -56,20 +59,29 @@ class Inside:
             for use in self.uses
         )
         values = ((self.name(parameter), id(value) in self.shared) for parameter, value in self.values)
-        return (*uses, *values, *((name, parameter.shape) for name, parameter in self.parameters.items()))
+        return (self.kept, *uses, *values, *((name, parameter.shape) for name, parameter in self.parameters.items()))
 
     def rows(self, use: Use, own: Sequence[frozenset[int]], letters: Sequence[str]) -> Iterator[Piece]:
         """What makes the entries of a product: rows of the matrix, and numbers of the bias."""
         yield from self.pieces(use.out, own, letters)
-        if use.bias is not None:
-            yield from self.pieces(use.bias, own, letters)
+        bias = self._bias(use)
+        if bias is not None:
+            yield from self.pieces(bias, own, letters)
 
     def columns(self, use: Use, own: Sequence[frozenset[int]], letter: str) -> Iterator[Piece]:
         """What reads the entries that a matrix is given: its columns. The bias is nobody's."""
         yield from self.pieces(use.into, own, [letter] * len(own))
-        if use.bias is not None:
+        bias = self._bias(use)
+        if bias is not None:
             size = use.made.shape[-1]
-            yield from self.pieces(use.bias, [NOBODY] * size, [letter] * size)
+            yield from self.pieces(bias, [NOBODY] * size, [letter] * size)
+
+    def _bias(self, use: Use) -> Axis | None:
+        """What is added to a product: in the same step, or later, if it is called the matrix's bias (of experts)."""
+        later = self.parameters.get(f"{self.name(use.out.parameter)}_bias")
+        if use.bias is not None or later is None or later.shape[-1] != use.made.shape[-1]:
+            return use.bias
+        return Axis(later, later.dim() - 1)
 
     def pieces(self, axis: Axis, own: Sequence[frozenset[int]], letters: Sequence[str]) -> Iterator[Piece]:
         """Runs of entries along an axis that belong to the same heads and projection."""

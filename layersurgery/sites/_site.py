@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 from layersurgery.errors import SelectionError, SiteIndexError
 
 if TYPE_CHECKING:
-    from layersurgery.sites._geometry import Geometry
+    from layersurgery.sites._geometry import Geometry, Selection
     from layersurgery.sites._outline import Outline
 
 
@@ -118,7 +118,7 @@ class Site:
         """
         chosen, found = self._outlined("heads").of_heads(numbers, str(self))
         label = f"{'head' if len(chosen) == 1 else 'heads'} {', '.join(map(str, chosen))}"
-        return replace(self, slices=found.slices, parameters=found.parameters, label=label)
+        return self._part(found, label, {*_OF_THE_WHOLE, "feeds_others"})  # what others read is no head's own
 
     def projections(self, names: str | Iterable[str]) -> Site:
         """These projections alone, whether each is a module of its own or some rows of a larger matrix.
@@ -142,7 +142,11 @@ class Site:
             Slice(parameter='linear1.weight', dim=0, ranges=((0, 16),))
         """
         chosen, found = self._outlined("projections").of_projections(names, str(self))
-        return replace(self, slices=found.slices, parameters=found.parameters, label=", ".join(chosen))
+        return self._part(found, ", ".join(chosen), _OF_THE_WHOLE)
+
+    def _part(self, found: Selection, label: str, without: set[str]) -> Site:
+        hazards = tuple(code for code in self.hazards if code not in without)
+        return replace(self, slices=found.slices, parameters=found.parameters, label=label, hazards=hazards)
 
     def _outlined(self, what: str) -> Geometry:
         if self.slices:
@@ -276,27 +280,33 @@ class Sites(Sequence[Site]):
         return str(self)
 
     def __str__(self) -> str:
-        """A table for a terminal."""
+        """A table for a terminal, and below it what the hazards in it mean."""
         if not self._sites:
             return "no sites"
         rows = [_HEADER, *map(_row, self)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
         right = {"layer", "parameters"}
-        return "\n".join(
+        table = [
             "  ".join(
                 cell.rjust(width) if title in right else cell.ljust(width)
                 for cell, width, title in zip(row, widths, _HEADER, strict=True)
             ).rstrip()
             for row in rows
-        )
+        ]
+        legend = [f"{code}: {meaning}" for code, meaning in _legend(self).items()]
+        return "\n".join([*table, "", *legend] if legend else table)
 
     def _repr_html_(self) -> str:
         def line(cells: Iterable[str], tag: str) -> str:
             return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
         body = "".join(line(_row(site), "td") for site in self)
-        return f"<table><thead>{line(_HEADER, 'th')}</thead><tbody>{body}</tbody></table>"
+        terms = "".join(f"<dt>{escape(code)}</dt><dd>{escape(text)}</dd>" for code, text in _legend(self).items())
+        legend = f"<dl>{terms}</dl>" if terms else ""
+        return f"<table><thead>{line(_HEADER, 'th')}</thead><tbody>{body}</tbody></table>{legend}"
 
+
+_OF_THE_WHOLE = {"norm_inside", "residual_inside", "adds_constant"}  # hazards that a part of the matrices has not
 
 _HEADER = ("layer", "path", "kind", "tower", "parameters", "hazards")
 
@@ -311,6 +321,14 @@ def _row(site: Site) -> tuple[str, ...]:
         f"{site.parameters:,}",
         ", ".join(site.hazards) or "-",
     )
+
+
+def _legend(sites: Iterable[Site]) -> dict[str, str]:
+    """The hazards that are present, and what they mean."""
+    from layersurgery.sites._hazards import HAZARDS  # that module reads sites
+
+    present = {code for site in sites for code in site.hazards}
+    return {code: meaning for code, meaning in HAZARDS.items() if code in present}
 
 
 def _ranges(numbers: list[int]) -> str:
