@@ -22,7 +22,7 @@ def load_empty(name: str) -> Any:
         for architecture in config.architectures or ():
             cls = getattr(transformers, architecture, None)
             if cls is not None:
-                return cls(config).eval()
+                return cls._from_config(config).eval()  # in the checkpoint's dtype
         return transformers.AutoModel.from_config(config).eval()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from layersurgery.inspection._anatomy import Anatomy, LayerPart, Remainder, SitePart, TowerPart, common_reason
+from layersurgery.sites import Site
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,16 @@ def elsewhere_title(anatomy: Anatomy) -> str:
 def ties(item: Remainder) -> str:
     """What a module outside the layers shares with what was counted before."""
     return f"{'partly ' if item.parameters else ''}tied to {item.tied}" if item.tied else ""
+
+
+def hazards(site: Site, anatomy: Anatomy) -> list[str]:
+    """The codes of a site's hazards, without what is true of the whole model and said of it."""
+    return [code for code in site.hazards if not (code == "meta" and anatomy.is_empty)]
+
+
+def legend(anatomy: Anatomy) -> list[str]:
+    """The codes that are shown at some site, in order of first appearance."""
+    return list(dict.fromkeys(code for site in anatomy.sites for code in hazards(site, anatomy)))
 
 
 def effect(part: SitePart, refused: Sequence[str]) -> str:

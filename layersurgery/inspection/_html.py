@@ -55,7 +55,8 @@ def _sites(layer: LayerPart, anatomy: Anatomy, refused: Sequence[str]) -> str:
     rows: list[list[str]] = []
     for part in layer.sites:
         hazards = "".join(
-            f'<span class="h" title="{escape(HAZARDS[code])}">{escape(code)}</span>' for code in part.site.hazards
+            f'<span class="h" title="{escape(HAZARDS[code])}">{escape(code)}</span>'
+            for code in _fold.hazards(part.site, anatomy)
         )
         effect = escape(_fold.effect(part, refused))
         effect = f'<span class="r" title="{escape(part.refusal)}">{effect}</span>' if part.refusal else effect
@@ -77,7 +78,7 @@ def _elsewhere(anatomy: Anatomy) -> str:
 
 
 def _legend(anatomy: Anatomy) -> str:
-    hazards = [f"<b>{escape(code)}</b>: {escape(HAZARDS[code])}" for code in anatomy.hazards]
+    hazards = [f"<b>{escape(code)}</b>: {escape(HAZARDS[code])}" for code in _fold.legend(anatomy)]
     reasons = [f'<span class="r">({at})</span> {escape(text)}' for at, text in enumerate(anatomy.refusals.values(), 1)]
     return "".join(f'<p class="f">{line}</p>' for line in (*hazards, *reasons))
 

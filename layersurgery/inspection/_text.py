@@ -57,7 +57,8 @@ def _tower(tower: TowerPart, anatomy: Anatomy, refused: Sequence[str]) -> _Node:
 def _sites(layer: LayerPart, anatomy: Anatomy, refused: Sequence[str]) -> list[_Node]:
     nodes: list[_Node] = []
     for part in layer.sites:
-        hazards = f" [{', '.join(part.site.hazards)}]" if part.site.hazards else ""
+        codes = _fold.hazards(part.site, anatomy)
+        hazards = f" [{', '.join(codes)}]" if codes else ""
         size = part.site.parameters
         cells = (part.name, part.site.kind, _fold.entries(size), _fold.share(size, anatomy.parameters))
         nodes.append(_Node(cells, f"→ {_fold.effect(part, refused)}{hazards}"))
@@ -131,7 +132,7 @@ def _legend(anatomy: Anatomy, room: int) -> Iterator[str]:
         yield from _wrap(
             "→ what Zero() does at a site to the stream of states between layers; [hazards]", room, "", "  "
         )
-    for code in anatomy.hazards:
+    for code in _fold.legend(anatomy):
         yield from _wrap(f"{code}: {HAZARDS[code]}", room, "  ", "    ")
     for number, reason in enumerate(anatomy.refusals.values(), 1):
         yield from _wrap(f"({number}) {reason}", room, "  ", "      ")

@@ -18,6 +18,7 @@ from layersurgery.sites._roles import (
     children,
     core,
     has_experts,
+    has_weights,
     is_norm,
     is_stream_norm,
     loose_weights,
@@ -54,7 +55,7 @@ def stream_norms(top: nn.Module, seen: Seen, layer: bool = False) -> list[str]:
         if not path or any(True for _ in children(module)):
             continue
         record, name = seen(module), path.rpartition(".")[2]
-        nameless = record is not None and record.normalises and not is_norm(name, module)
+        nameless = record is not None and record.normalises and has_weights(module) and not is_norm(name, module)
         placed = (layer and "." not in path) or _at_an_end(top, path, seen)
         if (is_stream_norm(name, module) or nameless) and placed and _as_wide(record, around):
             found.append(path)
@@ -74,7 +75,7 @@ def _at_an_end(top: nn.Module, path: str, seen: Seen) -> bool:
         return True
     around = top.get_submodule(path.rpartition(".")[0])
     orders = [record.order for _, module in children(around) if (record := seen(module)) is not None]
-    return own.order in (min(orders), max(orders))
+    return own.order in (min(orders, default=own.order), max(orders, default=own.order))
 
 
 @dataclass(frozen=True)

@@ -209,6 +209,10 @@ def test_a_model_without_weights():
     assert anatomy.is_empty
     assert not anatomy.refusals
     assert "weights are not in memory" in str(anatomy)
+    assert "meta" in anatomy.hazards
+    for text in (str(anatomy), anatomy._repr_html_()):
+        assert "[meta]" not in text  # it is said once, of the whole model
+        assert ">meta<" not in text
     real = ls.inspect(models.llama())
     assert not real.is_empty
     assert "not in memory" not in str(real)
