@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+import torch
 from torch import nn
 
 from layersurgery.sites._adds import Outlet, find_leaks, watch
@@ -42,6 +44,8 @@ class Facts:
             adds=self._adds(site, outlet),
         )
         found = {*self._hazards.of(site)}
+        if self._positions_come_first(site):
+            found.add("positions_first")
         if outlet is not None:
             found |= {name for name, present in outlet.hazards.items() if present}
         return replace(site, hazards=tuple(name for name in HAZARDS if name in found))
@@ -53,6 +57,18 @@ class Facts:
         if outlet is not None:
             return outlet.adds
         return f"module:{site.parts[-1]}" if site.parts and site.role == FEED_FORWARD else ""
+
+    def _positions_come_first(self, site: Site) -> bool:
+        """Whether the states of the site's modules are the text turned round (XLNet)."""
+        modules = [self._model.get_submodule(path) for path in site.modules]
+        run = self._trace.run_of(modules)
+        frames = [record.frame for module in modules if (record := self._trace.of(module)) is not None]
+        if run is None or not frames or frames[0] is None:
+            return False
+        arguments, keywords = run[1]
+        texts = [value.shape for value in (*arguments, *keywords.values()) if _is_text(value)]
+        states = frames[0].shape[:2]
+        return any(text[0] != text[1] and states == text[::-1] for text in texts)
 
     def _find_out(self, sites: Sequence[Site], layers: Sequence[str]) -> None:
         """Run the shadow changed, where it ran and that was not done before."""
@@ -79,6 +95,10 @@ class Facts:
     def _norms(self) -> set[int]:
         named = ((path.rpartition(".")[2], module) for path, module in self._model.named_modules())
         return {id(self._trace.twin(module)) for name, module in named if normalises(name, module, self._trace.of)}
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.dim() == 2 and not value.is_floating_point()
 
 
 def _key(site: Site) -> tuple[str, tuple[str, ...]]:

@@ -22,6 +22,7 @@ HAZARDS: dict[str, str] = {
     "adds_constant": "with all parameters zero it still adds something to the residual stream",
     "feeds_others": "its parameters reach other layers by a way besides the residual stream (position biases, shared "
     "keys and values); with parameters of zero these layers change too",
+    "positions_first": "its states are [position, sample, width], so that positions= cannot be told from samples",
     "meta": "weights are not in memory; load the model with its weights before a surgery",
     "offloaded": "weights are brought to the device for each forward, and are elsewhere in between",
     "quantized": "weights are packed in few bits; parameters cannot be replaced by others, the output can",
@@ -62,7 +63,7 @@ class Hazards:
             "norm_inside": site.role in ("attention", "mlp") and self._ends_in_a_norm(site),
             "residual_inside": site.role in ("attention", "mlp") and site.adds.startswith("input:"),
             "meta": any(p.is_meta for p in weights),
-            "offloaded": any(_is_offloaded(module) for _, module in inside),
+            "offloaded": any(_is_offloaded(module) for module in (*self._around(site), *(one for _, one in inside))),
             "quantized": any(map(_is_quantized, weights)) or any(is_packed(module) for _, module in inside),
             "sharded": any(type(p.data).__module__.startswith("torch.distributed") for p in weights),
             "compiled": any(self._runs_compiled(path) for path in site.modules),
@@ -81,6 +82,11 @@ class Hazards:
     def _tops(self, site: Site) -> list[nn.Module]:
         return [self._model.get_submodule(path) for path in site.modules]
 
+    def _around(self, site: Site) -> list[nn.Module]:
+        """Modules around a site; accelerate may bring in the weights of whole blocks at once."""
+        names = site.path.split(".") if site.path else []
+        return [self._model.get_submodule(".".join(names[:end])) for end in range(len(names))]
+
     def _runs_compiled(self, path: str) -> bool:
         return any(
             not at or path == at or path.startswith(at + ".") or at.startswith(path + ".") for at in self._compiled
@@ -95,7 +101,9 @@ def count_parameters(modules: Iterable[nn.Module]) -> int:
 
 
 def _is_compiled(module: nn.Module) -> bool:
-    return "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None
+    forward = vars(module).get("forward")  # torch.compile(module.forward) in its place
+    called = getattr(module, "_compiled_call_impl", None) is not None
+    return "_orig_mod" in module._modules or called or hasattr(forward, "_torchdynamo_orig_callable")
 
 
 def _is_offloaded(module: nn.Module) -> bool:

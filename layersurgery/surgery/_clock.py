@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from layersurgery.errors import SurgeryError
 from layersurgery.surgery._outputs import main_tensor
 
 
@@ -43,16 +44,26 @@ class Clock:
         self._cache = None if cache is None else weakref.ref(cache)
 
     def mask(self, positions: tuple[int, ...] | None, steps: tuple[int, ...] | None, like: torch.Tensor) -> Any:
-        """Where the present pass is asked for: True (everywhere), False, or a mask [length, 1] over `like`."""
+        """Where the present pass is asked for: True (everywhere), False, or a mask [rows, 1] over `like`.
+
+        Raises:
+            SurgeryError: if the rows of `like` are not the positions of the pass.
+        """
         if steps is not None and self.step not in steps:
             return False
         if positions is None:
             return True
-        length = like.shape[-2]
+        length, rows = self._length, like.shape[-2]
+        # a mixture of experts may work on the rows of all samples, one after the other
+        if not length or (rows != length and (like.dim() != 2 or rows % length)):
+            raise SurgeryError(
+                f"positions={positions!r}: the layer was given {length} positions, and the site gives "
+                f"{tuple(like.shape)}; leave positions= out here"
+            )
         inside = [p - self.start if p >= 0 else length + p for p in positions]
         mask = torch.zeros(length, 1, dtype=torch.bool)
         mask[[p for p in inside if 0 <= p < length]] = True
-        return mask.to(like.device)
+        return mask.repeat(rows // length, 1).to(like.device)
 
 
 def _is_cache(value: Any) -> bool:

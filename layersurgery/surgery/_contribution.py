@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from layersurgery.errors import ModelMismatchError, SurgeryError
-from layersurgery.interventions import Skip
+from layersurgery.interventions import OutputForm, Skip
 from layersurgery.surgery._ledger import Plan
 from layersurgery.surgery._step import Step
 from layersurgery.surgery._taps import Tap
@@ -23,6 +23,11 @@ def contribution(model: nn.Module, step: Step) -> Plan:
         raise SurgeryError(
             f"{str(site)!r} is a slice of parameters, and not all that a module adds; use what='parameters', which for "
             "heads silences just what they add"
+        )
+    if isinstance(step.do, OutputForm) and step.do.positions is not None and "positions_first" in site.hazards:
+        raise SurgeryError(
+            f"the states at {str(site)!r} are [position, sample, width], and positions= is for [sample, position, "
+            "width]. Leave positions= out"
         )
     how, _, named = _adds(model, step).partition(":")
     path = _joined(site.path, named) if how == "module" else site.path

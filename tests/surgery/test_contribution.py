@@ -258,3 +258,38 @@ def test_files_keep_every_setting(tmp_path, attention):
     cut = ls.Surgery(at=attention[0], do=do) + ls.Surgery(at=attention[1], do=ls.LowRank(0.25))
     cut.save_pretrained(tmp_path)
     assert ls.Surgery.from_pretrained(tmp_path) == cut
+
+
+@pytest.mark.parametrize("name", ["causal/llama4_text", "vlm/llama4"])
+def test_positions_where_the_samples_are_one_long_row_of_tokens(name):
+    from tests.architectures.build import build
+    from tests.architectures.inputs import inputs
+
+    model, given = build(name), inputs(name)
+    site = ls.select(model, "mlp")[-1]
+    seen = []
+    module = model.get_submodule(site.path)
+    hook = module.register_forward_hook(lambda m, a, out: seen.append(main_tensor(out).clone()))
+    try:
+        with torch.no_grad():
+            model(**given)
+            with testing.restored(model), ls.Surgery(at=site, do=ls.Zero(what="contribution", positions=[1]))(model):
+                model(**given)
+    finally:
+        hook.remove()
+    samples, length = given["input_ids"].shape
+    before, after = (states.reshape(samples, length, -1) for states in seen)
+    assert not after[:, 1].any()
+    assert before[:, 1].any()
+    kept = [0, *range(2, length)]
+    assert torch.equal(before[:, kept], after[:, kept])
+
+
+def test_positions_are_refused_where_they_come_first():
+    from tests.architectures.build import build
+
+    model = build("causal/xlnet")
+    layers = ls.select(model, "layer")
+    assert layers[0].hazards == ("positions_first",)
+    with testing.restored(model), pytest.raises(SurgeryError, match=r"\[position, sample, width\]"):
+        ls.Surgery(at=layers, do=ls.Skip(positions=0)).attach(model)
