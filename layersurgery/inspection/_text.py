@@ -97,7 +97,7 @@ def _line(node: _Node, widths: list[int], start: str, further: str, room: int) -
         yield from _wrap(node.note, room, further + "   ", further + "   ")
         return
     margin = len(start) + len(text) + 2
-    if room - margin < _NARROWEST_NOTE:
+    if room - margin < max(_NARROWEST_NOTE, *map(len, node.note.split()), 0):
         yield (start + text).rstrip()
         yield from _wrap(node.note, room, further + "   ", further + "     ")
         return

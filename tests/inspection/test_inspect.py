@@ -278,10 +278,17 @@ def test_anatomies_are_plain_data():
 
 
 @pytest.mark.parametrize("name", models.ZOO)
-@pytest.mark.parametrize("width", [50, 80, 140])
+@pytest.mark.parametrize("width", [50, 80, 110, 140])
 def test_text_keeps_to_the_width(name, width):
     for line in as_text(anatomy_of(name), width).splitlines():
-        assert len(line) <= width or len(line.split()[-1]) > width // 2, line
+        assert len(line) <= width or len(line.strip(" │├└─→").split()) == 1, line
+
+
+def test_a_long_name_goes_below_rather_than_beyond():
+    lines = as_text(anatomy_of("llava"), 110).splitlines()
+    (line,) = [line for line in lines if "tied to" in line]
+    assert line.strip(" │├└─").startswith("tied to")
+    assert len(line) <= 110
 
 
 def test_every_hazard_has_a_word_in_the_legend():
