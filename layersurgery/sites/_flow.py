@@ -89,9 +89,10 @@ class Flow:
 def flow(module: nn.Module, positional: Sequence[Any], keywords: Mapping[str, Any]) -> Iterator[Flow]:
     """What flows between the matrices of a module of a shadow in one forward.
 
-    Inside the block the shadow's parameters are those that the flow speaks of, on the meta device.
+    Inside the block the shadow's parameters are those that the flow speaks of, on the meta device, and derivatives can
+    be taken whatever holds outside.
     """
-    with _on_meta(module):
+    with _on_meta(module), torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
         recorder = _Recorder(module)
         with quiet(), torch.enable_grad(), recorder:
             module(*map(fresh, positional), **{name: fresh(value) for name, value in keywords.items()})
@@ -142,10 +143,12 @@ class _Recorder(TorchFunctionMode):
         return self._with_values(func, args, kwargs, meta)
 
     def _of_parameters(self, func: Any, args: Any, kwargs: Any, meta: list[torch.Tensor]) -> Any:
-        """Something made of parameters alone: known by its shape only, unless it is short."""
-        if func.__name__ not in PRODUCTS and func.__name__ != "__get__" and any(map(self._is_vector, meta)):
-            return self._with_values(func, args, kwargs, meta)
-        return self._kept(func(*args, **kwargs), meta)
+        """Something made of parameters alone: known by its shape only, unless it is short, or a view."""
+        made = func(*args, **kwargs)
+        views = all(leaf._base is not None for leaf in tree_flatten(made)[0] if isinstance(leaf, torch.Tensor))
+        if views or func.__name__ in PRODUCTS or not any(map(self._is_vector, meta)):
+            return self._kept(made, meta)
+        return self._with_values(func, args, kwargs, meta)
 
     def _with_values(self, func: Any, args: Any, kwargs: Any, meta: list[torch.Tensor]) -> Any:
         if sum(tensor.numel() for tensor in meta) > LARGEST:
@@ -188,6 +191,9 @@ class _Recorder(TorchFunctionMode):
         if not isinstance(tensor, torch.Tensor) or not tensor.is_meta:
             return tensor
         if id(tensor) not in self._values:
+            base = tensor._base
+            if base is not None and base.numel() <= LARGEST:
+                return self._valued(base).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
             value = self._noise(tensor)
             parameter = self._parameter(tensor)
             if parameter is not None and value.requires_grad and value.shape == parameter.shape:
