@@ -33,7 +33,7 @@ def elsewhere(module: nn.Module, managed: str) -> str:
         return _OFFLOADED
     if _is_sharded(own):
         return _SHARDED
-    return _packed(own, leaf and _is_linear(module))
+    return _packed(module, own)
 
 
 def manages(holder: nn.Module) -> str:
@@ -80,12 +80,14 @@ def _has_matrix(own: list[nn.Parameter]) -> bool:
     return any(parameter.dim() > 1 for parameter in own)
 
 
-def _packed(own: list[nn.Parameter], linear: bool) -> str:
+def _packed(module: nn.Module, own: list[nn.Parameter]) -> str:
     if any(not parameter.is_floating_point() for parameter in own):
         return "packed integers (quantised)"
     if any(parameter.dtype.itemsize == 1 for parameter in own):
         return "8-bit floats with scales of their own (quantised)"
-    return "packed by its own code (quantised)" if linear and not _has_matrix(own) else ""
+    # an adapter's wrapper has no matrix of its own, but there is one inside
+    without = _is_linear(module) and not any(parameter.dim() > 1 for parameter in module.parameters())
+    return "packed by its own code (quantised)" if without else ""
 
 
 def _hooks(module: nn.Module) -> Iterable[Any]:

@@ -50,6 +50,7 @@ def parameters(
         where = elsewhere(module, next((where for above, where in managers if _is_in(name, above)), ""))
         if where and not wanted:
             taps.append(_tap(module, name, step, where))
+            done.append(name)
             continue
         if divides_by_its_size(module) and _silences(step.do):
             taps.append(Tap(module, _joined(site.path, name), step, None, module))

@@ -135,8 +135,19 @@ def _tensor_facts(key: tuple[str, str], tensor: torch.Tensor) -> Iterator[tuple[
     if not tensor.is_inference():
         yield (*key, "version"), tensor._version
     if not tensor.is_meta:
-        yield (*key, "memory"), (tensor.data_ptr(), tuple(tensor.stride()), tensor.storage_offset())
-        yield (*key, "bytes"), tensor.detach().clone().contiguous().reshape(-1).view(torch.uint8)
+        yield from _memory_facts(key, tensor)
+
+
+def _memory_facts(key: tuple[str, ...], tensor: torch.Tensor) -> Iterator[tuple[tuple[str, ...], Any]]:
+    inner = getattr(tensor, "__tensor_flatten__", None)
+    if inner is not None:  # packed or sharded: made of plain tensors, which hold the bytes
+        parts = [(name, getattr(tensor, name)) for name in inner()[0]]
+        for name, part in parts:
+            if isinstance(part, torch.Tensor):  # a sharded one names its mesh as well
+                yield from _memory_facts((*key, name), part)
+        return
+    yield (*key, "memory"), (tensor.data_ptr(), tuple(tensor.stride()), tensor.storage_offset())
+    yield (*key, "bytes"), tensor.detach().clone().contiguous().reshape(-1).view(torch.uint8)
 
 
 def _world() -> dict[tuple[str, ...], Any]:
