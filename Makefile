@@ -11,7 +11,7 @@ INSTALL := $(RUN) -m pip install --quiet --constraint constraints.txt
 NEEDS := $(VENV)/.made pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format types doctests docs check clean
+.PHONY: help demo test test-all bench lint format types doctests docs check clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -25,6 +25,9 @@ test: $(VENV)/.test ## Run the fast tests
 
 test-all: $(VENV)/.test ## Run all tests
 	$(RUN) -m pytest -n $(WORKERS)
+
+bench: $(VENV)/.test ## Check every class of transformers that can be built (about 3 minutes; WORKERS=2 processes)
+	$(RUN) -m tests.architectures.bench --jobs $(WORKERS)
 
 lint: $(VENV)/.dev ## Check style and formatting
 	$(RUN) -m ruff check .
@@ -43,7 +46,7 @@ doctests: $(VENV)/.test ## Run the examples in docstrings
 docs: $(VENV)/.dev ## Build the documentation into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
-check: lint types docs doctests test ## All that the continuous checks run
+check: lint types docs doctests test bench ## All that the continuous checks run
 
 clean: ## Remove the environment and everything that was made
 	rm -rf $(VENV) site dist build demo-output .pytest_cache .ruff_cache .hypothesis

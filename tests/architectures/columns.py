@@ -93,9 +93,9 @@ def nested(subject: Subject) -> None:
 
 
 def contribution(subject: Subject) -> None:
-    """`Zero(what="contribution")` at sites selected with an example: what they add, by the source, is gone."""
+    """`Zero(what="contribution")` takes away what the sites add, by the source; at all, and at one alone."""
     _refused_where_written(subject)
-    for sites in (subject.seen, subject.seen[len(subject.seen) // 2 :][:1]):
+    for sites in (subject.running, subject.running[len(subject.running) // 2 :][:1]):
         where = LAYOUT_OF[subject.name].additions(subject.model)
         with subject.twin.silenced(dict(where[site.path, site.parts] for site in sites)):
             wanted = subject.twin_output()
@@ -108,15 +108,15 @@ def contribution(subject: Subject) -> None:
 def forms_agree(subject: Subject) -> str:
     """Both forms of `Zero` agree bit for bit ("equal") or to rounding ("close"), or the sites' hazards say why not."""
     _refused_where_written(subject)
-    with ls.Surgery(at=subject.seen, do=ls.Zero())(subject.model):
+    with ls.Surgery(at=subject.running, do=ls.Zero())(subject.model):
         parameters = subject.output()
-    with ls.Surgery(at=subject.seen, do=ls.Zero(what="contribution"))(subject.model):
+    with ls.Surgery(at=subject.running, do=ls.Zero(what="contribution"))(subject.model):
         added = subject.output()
     if same(parameters, added):
         return "equal"
     if apart(parameters, added) <= ROUNDING:
         return "close"
-    hazards = sorted({hazard for site in subject.seen for hazard in site.hazards} - {"tied", "shared"})
+    hazards = _why_apart(subject.running) or _why_apart(subject.with_example)
     if not hazards:
         raise AssertionError(f"they differ by {apart(parameters, added):.2g}, and no hazard of the sites says why")
     return ", ".join(hazards)
@@ -145,10 +145,14 @@ def _found_as_written(subject: Subject, role: str) -> None:
         raise AssertionError("; ".join(wrong))
 
 
+def _why_apart(sites: ls.Sites) -> list[str]:
+    return sorted({hazard for site in sites for hazard in site.hazards} - {"tied", "shared"})
+
+
 def _refused_where_written(subject: Subject) -> None:
     if subject.name not in NO_CONTRIBUTION:
         return
-    with pytest.raises(SurgeryError), ls.Surgery(at=subject.seen, do=ls.Zero(what="contribution"))(subject.model):
+    with pytest.raises(SurgeryError), ls.Surgery(at=subject.running, do=ls.Zero(what="contribution"))(subject.model):
         pass
     raise DoesNotApply(f"refused: {NO_CONTRIBUTION[subject.name]}")
 

@@ -15,6 +15,9 @@ from tests.architectures.columns import CHECKS, Check
 from tests.architectures.sizes import USUAL, Sizes
 from tests.architectures.subject import DoesNotApply, Subject, same
 
+# A snapshot reads all bytes; what these leave behind is seen after the check that follows.
+LOOKED_AT_WITH_THE_NEXT = ("attention sites", "contribution", "generation", "without cache")
+
 Answer = Literal["yes", "NO", "-"]
 
 BUILT, RESTORED = "built", "restored"
@@ -72,6 +75,8 @@ def row(name: str, seed: int = 0, size: Sizes = USUAL) -> Row:
         left: list[str] = []
         for title, check in CHECKS.items():
             cells[title] = _answer(check, subject)
+            if title in LOOKED_AT_WITH_THE_NEXT:
+                continue
             try:
                 assert_restored(subject.model, subject.taken)
             except AssertionError as error:

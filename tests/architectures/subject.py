@@ -62,13 +62,13 @@ class Subject:
         raise AssertionError("no attention site has a say in the output")
 
     @cached_property
-    def seen(self) -> ls.Sites:
-        """The attention sites that run, selected with the inputs as example: cross-attention may wait for others."""
-        sites = ls.select(self.model, example=self.given) if self.sites else self.sites
-        if sites.paths != self.sites.paths:
-            raise AssertionError(f"with an example other sites are selected: {sites.paths}")
+    def running(self) -> ls.Sites:
+        """The attention sites that run with these inputs: cross-attention may wait for others.
+
+        They are selected with the inputs as example where selection could not make up inputs with which all run.
+        """
+        last = {site.path: site.modules[-1] for site in self.sites}
         ran: set[str] = set()
-        last = {site: site.modules[-1] for site in sites}
         hooks = [
             self.twin.model.get_submodule(path).register_forward_hook(lambda *_, path=path: ran.add(path))
             for path in last.values()
@@ -76,7 +76,18 @@ class Subject:
         self.twin_output()
         for hook in hooks:
             hook.remove()
-        return ls.Sites(site for site, path in last.items() if path in ran)
+        found = ls.Sites(site for site in self.sites if last[site.path] in ran)
+        if all(site.adds for site in found):
+            return found
+        return ls.Sites(site for site in self.with_example if last[site.path] in ran)
+
+    @cached_property
+    def with_example(self) -> ls.Sites:
+        """The attention sites, selected with the inputs as example."""
+        sites = ls.select(self.model, example=self.given)
+        if sites.paths != self.sites.paths:
+            raise AssertionError(f"with an example other sites are selected: {sites.paths}")
+        return sites
 
     def once(self, what: str, make: Callable[[], Kept]) -> Kept:
         """What `make` gives, made the first time only."""
