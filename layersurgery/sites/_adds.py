@@ -31,7 +31,7 @@ class Outlet:
         parts: the modules inside, by name, whose parameters make up the place; empty: all of the holder.
         adds: as `Site.adds`; filled in by `watch`.
         constant: with all parameters zero, it still adds something.
-        leaks: its parameters reach other layers by a way besides the stream.
+        leaks: its parameters reach the stream, or other layers, by a way besides what it adds.
     """
 
     holder: nn.Module
@@ -86,9 +86,7 @@ def find_leaks(run: tuple[nn.Module, Call], outlets: Sequence[Outlet], layers: S
 def _leaks(run: tuple[nn.Module, Call], outlet: Outlet, layers: Sequence[nn.Module]) -> bool:
     seen: list[bool] = []
     inside = {id(module) for module in outlet.modules}
-    others = [
-        layer for layer in layers if id(layer) not in inside and all(id(p) not in inside for p in layer.modules())
-    ]
+    others = [layer for layer in layers if id(layer) not in inside]  # its own layer too: it may add a bias for it
     last = outlet.parts[outlet.adds.partition(":")[2]] if outlet.parts and outlet.adds else outlet.holder
     if outlet.parts and not outlet.adds:
         return False

@@ -44,7 +44,10 @@ class Facts:
             adds=self._adds(site, outlet),
         )
         found = {*self._hazards.of(site)}
-        if self._positions_come_first(site):
+        modules = [self._model.get_submodule(path) for path in site.modules]
+        if site.role in (MIXER, FEED_FORWARD) and not self._trace.saw_whole(modules):
+            found.add("unseen")
+        if self._positions_come_first(modules):
             found.add("positions_first")
         if outlet is not None:
             found |= {name for name, present in outlet.hazards.items() if present}
@@ -58,9 +61,8 @@ class Facts:
             return outlet.adds
         return f"module:{site.parts[-1]}" if site.parts and site.role == FEED_FORWARD else ""
 
-    def _positions_come_first(self, site: Site) -> bool:
-        """Whether the states of the site's modules are the text turned round (XLNet)."""
-        modules = [self._model.get_submodule(path) for path in site.modules]
+    def _positions_come_first(self, modules: Sequence[nn.Module]) -> bool:
+        """Whether the states of these modules are the text turned round (XLNet)."""
         run = self._trace.run_of(modules)
         frames = [record.frame for module in modules if (record := self._trace.of(module)) is not None]
         if run is None or not frames or frames[0] is None:

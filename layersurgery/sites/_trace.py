@@ -72,6 +72,11 @@ class Trace:
         twin = self.twin(module)
         return None if whole is None else twin is not None and self._records.get(id(twin), (None, -1))[1] == whole
 
+    def saw_whole(self, modules: Iterable[nn.Module]) -> bool:
+        """Whether one of these modules ran within the whole model, and not in a part of it that ran by itself."""
+        run = self.run_of(modules)
+        return run is not None and run[0] is self._top
+
     def run_of(self, modules: Iterable[nn.Module]) -> tuple[nn.Module, Call] | None:
         """The run in which the first of these modules that ran did so: what was called, and with what."""
         twins = [self.twin(module) for module in modules]
