@@ -113,7 +113,8 @@ def _merged(inside: Inside, ways: Sequence[_Way], heads: int, letters: Sequence[
     for at, way in enumerate(ways):
         owners = _owners(way.reach, heads)
         if inside.kept:
-            owners = [own if at < 2 else NOBODY for own, at in zip(owners, way.reach.positions().tolist(), strict=True)]
+            positions = way.reach.positions().tolist()
+            owners = [own if count < 2 else NOBODY for own, count in zip(owners, positions, strict=True)]
         for axis, bias, entries, may in way.entries():
             own = owners[entries] if may else [NOBODY] * len(owners[entries])
             before = owned.get(axis, own)

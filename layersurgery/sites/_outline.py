@@ -79,25 +79,28 @@ class Outline:
             why = self._trace.why_not or "nothing shows how it is called; give select an example input (example=...)"
             self._known[key] = Geometry(why_nothing=f"it did not run ({why})")
             return
-        like = [other for other in self._places if _pattern(other) == _pattern(key)]
-        top, (positional, keywords) = place.run
         try:
-            with flow(top, positional, keywords) as flowing:
-                found: dict[Any, Geometry] = {}
-                for other in like:
-                    twin, run = self._places[other].twin, self._places[other].run
-                    if twin is not None and run is not None and run[0] is top:
-                        kept = self._places[other].partial and _has_cache(twin)
-                        inside = Inside.of(flowing, dict(_parameters(twin, other[1])), kept=kept)
-                        counts = frozenset(_head_counts(twin))
-                        same = (inside.structure(), counts)
-                        if same not in found:
-                            found[same] = _geometry(inside, counts, self._places[other].role)
-                        self._known[other] = found[same]
+            self._known.update(self._alike(key, *place.run))
         except Exception as error:  # whatever a foreign forward raises where its weights have no values
-            self._known[key] = Geometry(
-                why_nothing=f"following what flows there failed: {type(error).__name__}: {error}"
-            )
+            why = f"following what flows there failed: {type(error).__name__}: {error}"
+            self._known[key] = Geometry(why_nothing=why)
+
+    def _alike(self, key: _Key, top: nn.Module, call: Call) -> dict[_Key, Geometry]:
+        """The geometries of this site and of the same one in other layers, all from one forward."""
+        found: dict[_Key, Geometry] = {}
+        with flow(top, *call) as flowing:
+            known: dict[Any, Geometry] = {}
+            for other, place in self._places.items():
+                if place.twin is None or place.run is None or place.run[0] is not top or not _similar(other, key):
+                    continue
+                kept = place.partial and _has_cache(place.twin)
+                inside = Inside.of(flowing, dict(_parameters(place.twin, other[1])), kept=kept)
+                counts = frozenset(_head_counts(place.twin))
+                same = (inside.structure(), counts)
+                if same not in known:
+                    known[same] = _geometry(inside, counts, place.role)
+                found[other] = known[same]
+        return found
 
 
 def _geometry(inside: Inside, head_counts: frozenset[int], role: str) -> Geometry:
@@ -109,8 +112,9 @@ def _absent() -> None:
     """What a pickled outline becomes."""
 
 
-def _pattern(key: _Key) -> tuple[str, tuple[str, ...]]:
-    return re.sub(r"\d+", "#", key[0]), key[1]
+def _similar(one: _Key, other: _Key) -> bool:
+    """Whether two sites differ in numbers alone, such as that of their layer."""
+    return _NUMBER.sub("#", one[0]) == _NUMBER.sub("#", other[0]) and one[1] == other[1]
 
 
 def _parameters(twin: nn.Module, parts: tuple[str, ...]) -> Iterator[tuple[str, nn.Parameter]]:
@@ -153,5 +157,6 @@ def _settings(module: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if "layer" not in words(name) and not isinstance(value, bool)}
 
 
+_NUMBER = re.compile(r"\d+")
 _HEADS = {"head", "heads", "nhead", "nheads"}
 _NOT_HEADS = {"kv", "key", "value", "dim", "dims", "size", "width", "group", "groups", "per", "index", "idx", "layer"}
