@@ -24,6 +24,7 @@ from layersurgery.sites._roles import (
     loose_weights,
     matrices,
     named_parts,
+    wraps_one,
 )
 
 Seen = Callable[[nn.Module], Record | None]
@@ -150,7 +151,7 @@ class _Reader:
                 elif _may_mix(child, record):
                     where = core(child, path, self._norm)
                     yield Part(MIXER, self._kind(where), where, sure=False)
-            elif matrices(child) > 1 and any(True for _ in child.children()):
+            elif matrices(child) > 1 and any(True for _ in child.children()) and not wraps_one(child):
                 kind = "moe" if has_experts(child) or "aten::topk" in record.operations else "mlp"
                 yield Part(FEED_FORWARD, kind, core(child, path, self._norm), sure=False)
 

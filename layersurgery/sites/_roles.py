@@ -165,10 +165,21 @@ def _loose_weights(module: nn.Module, prefix: str, taken: set[str]) -> Iterator[
         path = f"{prefix}{name}"
         if path in taken or is_norm(name, child) or words(name) & _names.ADAPTER:
             continue
-        if children(child):
+        if children(child) and not wraps_one(child):
             yield from _loose_weights(child, path + ".", taken)
-        elif any(parameter.dim() > 1 for parameter in child.parameters(recurse=False)):
+        elif any(parameter.dim() > 1 for parameter in child.parameters(recurse=wraps_one(child))):
             yield path
+
+
+def wraps_one(module: nn.Module) -> bool:
+    """Whether a module is a single linear layer with an adapter beside it (LoRA's): it says that layer's sizes."""
+    sizes = _sizes(module)
+    return None not in sizes and any(_sizes(child) == sizes for child in module.children())
+
+
+def _sizes(module: nn.Module) -> tuple[object, object]:
+    held = vars(module)
+    return held.get("in_features"), held.get("out_features")
 
 
 def children(module: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -133,6 +133,7 @@ def test_experts_whose_adapter_is_put_in_place_for_each_pass():
 def test_a_feed_forward_without_a_module_of_its_own():
     model = adapted(opt(), "opt")
     sites = ls.select(model, "mlp")
+    assert [site.parts for site in sites] == [("fc1", "fc2")] * 3
     held = [name for site in sites for path in site.modules for name, _ in model.get_submodule(path).named_parameters()]
     assert sum("lora_A" in name for name in held) == 6  # fc1 and fc2 of three layers
     with testing.restored(model):

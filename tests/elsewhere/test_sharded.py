@@ -17,6 +17,7 @@ from layersurgery.errors import SurgeryError
 from tests.elsewhere.tiny import SILENCE, WEIGHT_FORMS, apply, llama, logits, replaced, zeroed
 
 
+@pytest.mark.slow
 def test_two_processes():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
