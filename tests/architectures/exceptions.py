@@ -21,13 +21,7 @@ def _plain_vision(**settings: Any) -> Any:
 _IMAGE_WORDS = {"<image>": 3, "<|extra_200|>": 4, "<|visual token 000001|>": 5, "IMGIMGAA": 5}
 _MAMBA_AND_ATTENTION = ["linear_attention", "full_attention"] * 2
 _CONVOLUTION_AND_ATTENTION = ["conv", "full_attention"] * 2
-_QSA = {
-    "indexer_n_heads": 4,
-    "indexer_kv_heads": 1,
-    "indexer_head_dim": 16,
-    "indexer_budget": 8,
-    "indexer_compress_ratio": 4,
-}
+_QSA = {"indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_budget": 8, "indexer_compress_ratio": 4}
 
 # What transformers itself cannot build from any config of its own.
 NOT_BUILT = {
@@ -37,8 +31,8 @@ NOT_BUILT = {
 
 
 def _sections(pairs: int) -> list[int]:
-    """Three sections of rotary positions."""
-    return [pairs - pairs // 3 - (pairs - pairs // 3) // 2, (pairs - pairs // 3) // 2, pairs // 3]
+    """Three sections of rotary positions, the first two of one size."""
+    return [pairs * 3 // 8, pairs * 3 // 8, pairs - 2 * (pairs * 3 // 8)]
 
 
 _TILING = ("LlavaNext", "LlavaNextVideo", "LlavaOnevision")
@@ -95,7 +89,7 @@ def configs(size: Sizes) -> dict[str, Settings]:
             "n_group": 2,
             "topk_group": 2,
         },
-        "Qwen4ExpTextConfig": _QSA,
+        "Qwen4ExpTextConfig": {**_QSA, "indexer_head_dim": size.head_dim},
         # layers of a kind that the default leaves out
         "BambaConfig": {**mamba_heads, "num_hidden_layers": 4, "attn_layer_indices": [1, 3]},
         "GraniteMoeHybridConfig": {**mamba_heads, "num_hidden_layers": 4, "layer_types": _MAMBA_AND_ATTENTION},
@@ -117,7 +111,11 @@ def configs(size: Sizes) -> dict[str, Settings]:
             "num_kv_shared_layers": 2,
         },
         "ZambaConfig": {"attention_hidden_size": 2 * size.width, "attention_head_dim": 2 * size.head_dim},
-        "Zamba2Config": {"attention_hidden_size": 2 * size.width, "attention_head_dim": 2 * size.head_dim},
+        "Zamba2Config": {
+            "attention_hidden_size": 2 * size.width,
+            "attention_head_dim": 2 * size.head_dim,
+            "n_mamba_heads": 2 * size.heads,
+        },
         "BlenderbotConfig": {"encoder_layers": size.layers},
         "HrmTextConfig": {
             "num_layers_per_stack": size.layers,
@@ -131,10 +129,11 @@ def configs(size: Sizes) -> dict[str, Settings]:
         "InstructBlipConfig": {"image_token_index": 5},
         "InstructBlipVideoConfig": {"video_token_index": 5},
         "PI0Config": {"max_state_dim": 16, "max_action_dim": 16, "chunk_size": 4},
+        "Dots3NoteVisionConfig": {"mlp_bias": False},  # its experts have none
         "Step3p7TextConfig": {"sliding_window": 8},
         "DbrxAttentionConfig": {"clip_qkv": 8},
         "Pix2StructVisionConfig": {"patch_embed_hidden_size": 768},
-        "xLSTMConfig": {"qk_dim_factor": 1.0},
+        "xLSTMConfig": {"qk_dim_factor": 1.0, "mlstm_round_up_to_multiple_of": size.head_dim},
         "ConvNextConfig": {"image_size": 64},  # four stages of halving
         **{family + "Config": {"image_grid_pinpoints": [[32, 64], [64, 32]]} for family in _TILING},
         "MllamaVisionConfig": {"vision_output_dim": 3 * size.width},  # the last layer's output and two from between

@@ -191,9 +191,9 @@ def _rules(size: Sizes) -> tuple[tuple[str, int | Callable[[int], int]], ...]:
         # heads: 4, key-value heads 2 where they were fewer than the heads (see `_key_value_heads`)
         (
             r".*(attention|attn|n|q)_heads|n_heads?|num_heads|.*_heads_num|num_query_groups|.*attention_heads(_per_layer)?",
-            size.heads,
+            lambda value: size.heads if value > 3 else value,
         ),
-        (r"mamba_n(um)?_heads|linear_num_value_heads", 2 * size.heads),
+        (r"mamba_n(um)?_heads|n_mamba_heads|linear_num_value_heads", 2 * size.heads),
         (r"linear_num_(key_)?heads", size.heads),
         (r"qk_(rope|nope)_head_dim|rotary_dim", size.head_dim // 2),  # the two make up a head
         (r".*head_?dim|d_kv|d_head|dim_head|attention_head_size|kv_channels|mamba_d_head|.*_dim_head", size.head_dim),

@@ -30,7 +30,7 @@ class Sizes:
 USUAL = Sizes()
 SIZES = {
     "usual": USUAL,
-    "narrow": Sizes(heads=2, layers=5),
+    "narrow": Sizes(head_dim=8, layers=5),
     "wide": Sizes(heads=8, head_dim=32, layers=4),
-    "biased": Sizes(heads=6, head_dim=8, layers=6, biases=True),
+    "biased": Sizes(heads=8, layers=6, biases=True),
 }
