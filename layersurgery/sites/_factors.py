@@ -22,11 +22,19 @@ def feed_forward(inside: Inside) -> Geometry:
     """Gate, up and down of a feed-forward, of all experts where there are several."""
     pieces: list[Piece] = []
     for down in inside.uses:
+        if _routes(inside, down):
+            continue
         for use, letters in _factors(down, inside):
             pieces += inside.rows(use, [NOBODY] * len(letters), letters)
             pieces += inside.columns(down, [NOBODY] * down.given.shape[-1], "down")
     there = tuple(dict.fromkeys(pieces))
     return Geometry(pieces=(*there, *_alike(there, inside)), why_no_heads="no matrix in it reads what its tokens mixed")
+
+
+def _routes(inside: Inside, use: Use) -> bool:
+    """Whether a matrix is part of a router, which may be a small feed-forward itself; only names tell that."""
+    around = (inside.name(use.out.parameter) or "").split(".")[:-2]
+    return any(words(name) & {"router", "gate"} for name in around)
 
 
 def _alike(pieces: tuple[Piece, ...], inside: Inside) -> Iterator[Piece]:

@@ -144,7 +144,7 @@ class _Recorder(TorchFunctionMode):
 
     def _of_parameters(self, func: Any, args: Any, kwargs: Any, meta: list[torch.Tensor]) -> Any:
         """Something made of parameters alone: known by its shape only, unless it is short, or a view."""
-        made = func(*args, **kwargs)
+        made = func(*tree_map(_off_cpu, args), **tree_map(_off_cpu, kwargs))
         views = all(leaf._base is not None for leaf in tree_flatten(made)[0] if isinstance(leaf, torch.Tensor))
         if views or func.__name__ in PRODUCTS or not any(map(self._is_vector, meta)):
             return self._kept(made, meta)
@@ -273,6 +273,11 @@ def _opened(func: Any) -> Any:
 
 def _is_device(func: Any) -> bool:
     return func.__name__ == "__get__" and getattr(func.__self__, "__name__", "") == "device"
+
+
+def _off_cpu(leaf: Any) -> Any:
+    """Where a parameter is to be moved: nowhere, it has no values that could be."""
+    return torch.device("meta") if isinstance(leaf, torch.device) else leaf
 
 
 def _to_meta(tree: Any) -> Any:

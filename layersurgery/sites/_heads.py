@@ -195,6 +195,8 @@ def _letters(
     letters += [""] * (total - len(letters))
     strangers = _without_strangers(letters, reach.sizes, said)
     named = _as_called(letters, reach.sizes, said)
+    if "q" not in named:
+        named = [""] * total  # some of it took a way that cannot be followed
     return next((guess for guess in (letters, strangers) if _plausible(guess, owners)), named)
 
 
