@@ -20,8 +20,8 @@ HAZARDS: dict[str, str] = {
     "out there, not just what the site adds to it",
     "residual_inside": "its output holds the residual stream already; an output of zero would wipe that out as well",
     "adds_constant": "with all parameters zero it still adds something to the residual stream",
-    "feeds_others": "its parameters act by a way besides what it adds to the residual stream (position biases, keys and "
-    "values that other layers read, a bias that its layer adds); with parameters of zero that changes too",
+    "feeds_others": "its parameters act by a way besides what it adds to the residual stream (position biases, keys "
+    "and values that other layers read, a bias that its layer adds); with parameters of zero that changes too",
     "unseen": "it was not seen at work within the whole model, so that what else reads its parameters is not known; "
     "select(model, example={...}) would show it",
     "positions_first": "its states are [position, sample, width], so that positions= cannot be told from samples",

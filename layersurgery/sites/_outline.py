@@ -9,6 +9,7 @@ from inspect import signature
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from layersurgery.sites._example import Call
 from layersurgery.sites._factors import feed_forward
@@ -148,7 +149,7 @@ def _same(one: nn.Module, other: nn.Module) -> bool:
 
 
 def _shapes(module: nn.Module) -> list[tuple[str, Any]]:
-    return [(name, parameter.shape) for name, parameter in module.named_parameters()]
+    return [(name, None if is_lazy(parameter) else parameter.shape) for name, parameter in module.named_parameters()]
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:

@@ -199,6 +199,8 @@ def _foreign(module: nn.Module, name: str, value: Any) -> bool:
     """Attributes that other libraries put on an instance to divert its calls, not part of what the module does."""
     if name == "forward":
         return not (isinstance(value, types.MethodType) and value.__self__ is module)
+    if isinstance(value, types.FunctionType) and hasattr(nn.Module, name):
+        return True  # accelerate guards `to` and `cuda` of a model that it dispatched
     return name in ("_hf_hook", "_old_forward") or name.startswith("__nnsight")
 
 

@@ -30,12 +30,12 @@ class Clock:
         """Take down the pass that begins."""
         states = main_tensor(arguments)
         states = main_tensor(keywords) if states is None else states
-        length = 1 if states is None or states.dim() < 2 else states.shape[-2]
+        length = 0 if states is None or states.dim() < 2 else states.shape[-2]  # 0: not known
         cache = next((value for value in (*arguments, *keywords.values()) if _is_cache(value)), None)
         end = self.start + self._length
         held = _held(cache, layer)
         same = cache is not None and self._cache is not None and self._cache() is cache
-        goes_on = (same and not (held == 0 and length > 1)) or (held is not None and 0 < held == end)
+        goes_on = (same and not (held == 0 and length != 1)) or (held is not None and 0 < held == end)
         if goes_on:
             self.start, self.step = end, self.step + 1
         else:
@@ -49,13 +49,14 @@ class Clock:
         Raises:
             SurgeryError: if the rows of `like` are not the positions of the pass.
         """
+        rows = like.shape[-2] if like.dim() > 1 else 1
+        length = self._length = self._length or rows
         if steps is not None and self.step not in steps:
             return False
         if positions is None:
             return True
-        length, rows = self._length, like.shape[-2]
         # a mixture of experts may work on the rows of all samples, one after the other
-        if not length or (rows != length and (like.dim() != 2 or rows % length)):
+        if rows != length and (like.dim() != 2 or rows % length):
             raise SurgeryError(
                 f"positions={positions!r}: the layer was given {length} positions, and the site gives "
                 f"{tuple(like.shape)}; leave positions= out here"

@@ -38,11 +38,10 @@ def is_blind_to_hooks(around: Sequence[nn.Module], compiled: bool) -> bool:
 
 def _runs_compiled(module: nn.Module) -> bool:
     held = vars(module)
-    return (
-        "_orig_mod" in module._modules  # torch.compile(module)
-        or held.get("_compiled_call_impl") is not None  # module.compile()
-        or hasattr(held.get("forward"), "_torchdynamo_orig_callable")  # module.forward = torch.compile(module.forward)
-    )
+    if "_orig_mod" in module._modules or held.get("_compiled_call_impl") is not None:
+        return True  # torch.compile(module), module.compile()
+    # module.forward = torch.compile(module.forward)
+    return "forward" in held and hasattr(held["forward"], "_torchdynamo_orig_callable")
 
 
 def _anything_is_compiled() -> bool:

@@ -43,6 +43,8 @@ def manages(holder: nn.Module) -> str:
     """
     if _gathers(type(holder)):
         return _SHARDED
+    if "_hf_hook" not in vars(holder):
+        return ""
     whole = any(_offloads(hook) and getattr(hook, "place_submodules", False) for hook in _hooks(holder))
     return _OFFLOADED if whole else ""
 

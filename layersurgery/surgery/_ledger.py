@@ -12,8 +12,8 @@ import itertools
 import threading
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -149,11 +149,9 @@ def _prepare(slots: Sequence[Slot], token: int) -> list[_Overlay]:
     return overlays
 
 
-@contextmanager
-def _ordinary() -> Iterator[None]:
+def _ordinary() -> AbstractContextManager[object]:
     """A surgery may be entered inside inference mode; its tensors must be ordinary ones, usable after it as well."""
-    with torch.inference_mode(False), torch.no_grad():
-        yield
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
 
 
 def _replacement(below: nn.Parameter, target: Target) -> nn.Parameter:
@@ -161,7 +159,7 @@ def _replacement(below: nn.Parameter, target: Target) -> nn.Parameter:
     value = _sliced(values, target) if target.slices else _checked(values, target.step, target.place)
     if target.solid and type(values) is torch.Tensor:  # a packed one has no layout to keep: compiled anew
         value = torch.empty_like(values).copy_(value)
-    elif _same_memory(value, below):
+    elif _same_memory(value, values):
         value = value.clone()  # handing back the parameter's own memory would let later writes reach the original
     return nn.Parameter(value.detach(), requires_grad=below.requires_grad)
 
@@ -191,7 +189,7 @@ def _sliced(values: torch.Tensor, target: Target) -> torch.Tensor:
 
 
 def _same_memory(value: torch.Tensor, below: torch.Tensor) -> bool:
-    plain = type(value) is torch.Tensor and type(below.data) is torch.Tensor  # subclasses pack theirs elsewhere
+    plain = type(value) is torch.Tensor and type(below) is torch.Tensor  # subclasses pack theirs elsewhere
     return plain and value.untyped_storage().data_ptr() == below.untyped_storage().data_ptr()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 from layersurgery.errors import ModelMismatchError, SurgeryError
 from layersurgery.interventions import Intervention, Place
@@ -147,14 +147,12 @@ def _tap(module: nn.Module, name: str, step: Step, where: str) -> Tap:
 
 
 def _refuse_module(module: nn.Module, site: Site) -> None:
-    if any(isinstance(parameter, UninitializedParameter) for parameter in module._parameters.values()):
+    if any(parameter is not None and is_lazy(parameter) for parameter in module._parameters.values()):
         raise SurgeryError(
             f"{str(site)!r} has parameters without a shape yet (a lazy module); run the model once first"
         )
-    recomputed = "parametrizations" in module._modules or any(
-        type(hook).__name__ in ("WeightNorm", "SpectralNorm") for hook in module._forward_pre_hooks.values()
-    )
-    if recomputed:
+    hooks = {type(hook).__name__ for hook in module._forward_pre_hooks.values()} if module._forward_pre_hooks else ()
+    if "parametrizations" in module._modules or "WeightNorm" in hooks or "SpectralNorm" in hooks:
         raise SurgeryError(
             f"{str(site)!r} holds a parametrised weight (weight norm, spectral norm, ...): zeroing what it is "
             "computed from does not zero the weight. Call torch.nn.utils.parametrize.remove_parametrizations (or "

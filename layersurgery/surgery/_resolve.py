@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from functools import cache
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 from layersurgery.errors import ModelMismatchError, SurgeryError
 from layersurgery.sites import Site
@@ -36,12 +37,12 @@ def _planned(model: nn.Module, step: Step) -> Plan:
             f"{step.do!r} is for sites of role {' or '.join(map(repr, step.do.roles))}, and {str(site)!r} is of role "
             f"{site.role!r}: select(model, {step.do.roles[0]!r}), or use Zero(what='contribution')"
         )
-    around = _around(model, site)
-    inside = _inside(model, site)
+    around, tops = _around(model, site)
+    inside = _inside(site, tops)
     holders = [*around, *(module for _, module in inside)]
     _refuse_copies(holders)
     compiled = is_compiled(holders)
-    _check_identity(model, site, inside)
+    _check_identity(model, site, tops[0] if not site.parts else model.get_submodule(site.path), inside)
     if step.do.what == "contribution":
         plan = contribution(model, step)
     else:
@@ -59,34 +60,43 @@ def _planned(model: nn.Module, step: Step) -> Plan:
 
 def _refuse_copies(holders: Iterable[nn.Module]) -> None:
     for holder in holders:
-        if isinstance(holder, torch.jit.ScriptModule):
+        kind = _copies(type(holder))
+        if kind == "script":
             raise SurgeryError(
                 "a TorchScript model cannot be changed; apply the surgery to the Python model before scripting"
             )
-        if isinstance(holder, nn.DataParallel) and len(holder.device_ids) > 1:
+        if kind == "parallel" and len(vars(holder)["device_ids"]) > 1:
             raise SurgeryError(
                 "DataParallel copies the model to other devices in each pass, where a surgery is not checked; apply it "
                 "to `model.module` and run that on one device"
             )
 
 
-def _around(model: nn.Module, site: Site) -> list[nn.Module]:
-    """The model, and all modules on the way to the site's own."""
-    found = [model]
+@cache
+def _copies(cls: type[nn.Module]) -> str:
+    """Whether modules of a class run as copies: once for each class, since this is asked at each application."""
+    if issubclass(cls, torch.jit.ScriptModule):
+        return "script"
+    return "parallel" if issubclass(cls, nn.DataParallel) else ""
+
+
+def _around(model: nn.Module, site: Site) -> tuple[list[nn.Module], list[nn.Module]]:
+    """The model and all modules on the way to the site's own; and these."""
+    found, tops = [model], list[nn.Module]()
     for path in site.modules:
         module = model
         for name in path.split(".") if path else ():
             module = _child(model, module, name, path)
             found.append(module)
-    return found
+        tops.append(module)
+    return found, tops
 
 
-def _inside(model: nn.Module, site: Site) -> list[tuple[str, nn.Module]]:
+def _inside(site: Site, tops: Iterable[nn.Module]) -> list[tuple[str, nn.Module]]:
     """The modules whose parameters are the site's, each once, with their names relative to its path."""
     found: dict[nn.Module, str] = {}
-    for path in site.modules:
-        prefix = path[len(site.path) :].lstrip(".")
-        for name, module in model.get_submodule(path).named_modules(prefix=prefix):
+    for path, top in zip(site.modules, tops, strict=True):
+        for name, module in top.named_modules(prefix=path[len(site.path) :].lstrip(".")):
             found.setdefault(module, name)
     return [(name, module) for module, name in found.items()]
 
@@ -104,8 +114,8 @@ def _child(model: nn.Module, module: nn.Module, name: str, path: str) -> nn.Modu
     )
 
 
-def _check_identity(model: nn.Module, site: Site, inside: list[tuple[str, nn.Module]]) -> None:
-    found = type(model.get_submodule(site.path))
+def _check_identity(model: nn.Module, site: Site, module: nn.Module, inside: list[tuple[str, nn.Module]]) -> None:
+    found = type(module)
     # sharding puts a class of its own in front
     if site.module and site.module != found.__name__ and site.module not in [cls.__name__ for cls in found.__mro__]:
         raise ModelMismatchError(
@@ -114,9 +124,10 @@ def _check_identity(model: nn.Module, site: Site, inside: list[tuple[str, nn.Mod
         )
     if not site.parameters or site.slices:
         return
-    held = _count(module for _, module in inside)
-    repacked = "quantized" in site.hazards or any(elsewhere(module, "") for _, module in inside)
-    if held != site.parameters and not repacked:
+    held = _count(one for _, one in inside)
+    if held == site.parameters or "quantized" in site.hazards:
+        return
+    if not any(elsewhere(one, "") for _, one in inside):  # packing changes how many entries there are
         raise ModelMismatchError(
             f"{str(site)!r} has {held:,} parameters in this {type(model).__name__}; the surgery was made for "
             f"{site.parameters:,}: a model of another size. Select the site anew on this model"
@@ -126,4 +137,4 @@ def _check_identity(model: nn.Module, site: Site, inside: list[tuple[str, nn.Mod
 def _count(modules: Iterable[nn.Module]) -> int:
     """Parameter entries of these modules themselves, each parameter once."""
     own = {id(p): p for module in modules for p in module._parameters.values() if p is not None}
-    return sum(0 if isinstance(p, UninitializedParameter) else p.numel() for p in own.values())
+    return sum(0 if is_lazy(p) else p.numel() for p in own.values())
