@@ -76,32 +76,52 @@ def watch(run: tuple[nn.Module, Call], outlets: Sequence[Outlet], is_norm: Norm)
 
 
 def find_leaks(run: tuple[nn.Module, Call], outlets: Sequence[Outlet], layers: Sequence[nn.Module]) -> None:
-    """Fill in `leaks`: one run for each kind of outlet, whose parameters are not-a-numbers and what it adds is not."""
+    """Fill in `leaks`: one run for each kind of outlet, whose parameters are not-a-numbers and what it adds is not.
+
+    Where its own layer leaks, that may add another entry of what the outlet gives too: then `adds` says which.
+    """
     for alike in _kinds(outlets):
-        leaks = _leaks(run, alike[0], layers)
+        first = alike[0]
+        leaking = _leaking(run, first, layers)
+        if first.adds == "output" and any(first.holder in set(layer.modules()) for layer in leaking):
+            entry = next((at for at in range(1, _MOST_ENTRIES) if not _leaking(run, first, layers, at)), None)
+            first.adds, leaking = ("output", leaking) if entry is None else (f"output:{entry}", [])
         for outlet in alike:
-            outlet.leaks = leaks
+            outlet.adds, outlet.leaks = first.adds, bool(leaking)
 
 
-def _leaks(run: tuple[nn.Module, Call], outlet: Outlet, layers: Sequence[nn.Module]) -> bool:
-    seen: list[bool] = []
+_MOST_ENTRIES = 5  # of the tuple that a module gives, looked at
+
+
+def _leaking(
+    run: tuple[nn.Module, Call], outlet: Outlet, layers: Sequence[nn.Module], entry: int = 0
+) -> list[nn.Module]:
+    """The layers that the outlet's parameters reach when what it adds is silent, and that entry of what it gives."""
+    found: list[nn.Module] = []
     inside = {id(module) for module in outlet.modules}
     others = [layer for layer in layers if id(layer) not in inside]  # its own layer too: it may add a bias for it
     last = outlet.parts[outlet.adds.partition(":")[2]] if outlet.parts and outlet.adds else outlet.holder
     if outlet.parts and not outlet.adds:
-        return False
+        return []
 
     def note(module: nn.Module, arguments: Any, output: Any) -> None:
         given = main_tensor(output)
-        seen.append(given is not None and bool(given.isnan().any()))
+        if given is not None and bool(given.isnan().any()):
+            found.append(module)
+
+    def silence(module: nn.Module, arguments: Any, output: Any) -> Any:
+        output = _silent(output, True)
+        if entry and isinstance(output, tuple) and entry < len(output) and main_tensor(output[entry]) is not None:
+            return (*output[:entry], _silent(output[entry], True), *output[entry + 1 :])
+        return output
 
     with ExitStack() as changes:
         changes.enter_context(_parameters(outlet.modules, torch.nan, lambda module: False))
-        changes.callback(last.register_forward_hook(lambda module, given, output: _silent(output, True)).remove)
+        changes.callback(last.register_forward_hook(silence).remove)
         for layer in others:
             changes.callback(layer.register_forward_hook(note).remove)
         _repeat(run)
-    return any(seen)
+    return found
 
 
 def _repeat(run: tuple[nn.Module, Call]) -> None:

@@ -37,7 +37,8 @@ def contribution(model: nn.Module, step: Step) -> Plan:
         raise ModelMismatchError(
             f"{str(site)!r} adds through {path!r}, which this {type(model).__name__} lacks; select the site anew"
         ) from None
-    return Plan(taps=(Tap(module, path, step, named if how == "input" else None, _numbered(model, path)),))
+    entry = int(named) if how == "output" and named else 0
+    return Plan(taps=(Tap(module, path, step, named if how == "input" else None, _numbered(model, path), entry),))
 
 
 def _adds(model: nn.Module, step: Step) -> str:

@@ -103,7 +103,7 @@ def _is_silence(step: Step) -> bool:
     site = step.site
     return (
         isinstance(step.do, Zero)
-        and site.adds == "output"
+        and site.adds.startswith("output")
         and not site.slices
         and not {"adds_constant", "feeds_others"} & {*site.hazards}
         and step.tied == "site"

@@ -27,14 +27,15 @@ def main_tensor(output: Any) -> torch.Tensor | None:
     return next((found for found in map(main_tensor, inner) if found is not None), None)
 
 
-def with_main(output: Output, tensor: torch.Tensor) -> Output:
-    """The same output, of the same type, with other hidden states; the given one is not written to.
+def with_tensor(output: Output, old: torch.Tensor, new: torch.Tensor) -> Output:
+    """The same output, of the same type, with another tensor in the place of one; the given one is not written to.
 
     Examples:
-        >>> with_main((torch.zeros(1), None), torch.ones(1))
+        >>> states = torch.zeros(1)
+        >>> with_tensor((states, None), states, torch.ones(1))
         (tensor([1.]), None)
     """
-    return cast(Output, _replaced(output, main_tensor(output), tensor))
+    return cast(Output, _replaced(output, old, new))
 
 
 def stream(named: str, arguments: tuple[Any, ...], keywords: Mapping[str, Any], like: torch.Tensor) -> torch.Tensor:
@@ -76,7 +77,7 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(inner)
 
 
-def _replaced(output: Any, old: torch.Tensor | None, new: torch.Tensor) -> Any:
+def _replaced(output: Any, old: torch.Tensor, new: torch.Tensor) -> Any:
     if output is old:
         return new
     if isinstance(output, Mapping):

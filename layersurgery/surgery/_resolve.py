@@ -43,10 +43,11 @@ def _planned(model: nn.Module, step: Step) -> Plan:
     _refuse_copies(holders)
     compiled = is_compiled(holders)
     _check_identity(model, site, tops[0] if not site.parts else model.get_submodule(site.path), inside)
+    managed = next((where for one in around if (where := manages(one))), "")
     if step.do.what == "contribution":
+        _refuse_without_weights(site, inside, managed)
         plan = contribution(model, step)
     else:
-        managed = next((where for one in around if (where := manages(one))), "")
         plan = parameters(model, step, inside, solid=compiled, managed=managed)
     if plan.taps and is_blind_to_hooks(around, compiled):
         weights = ", use what='parameters'" if step.do.what == "contribution" else ""
@@ -56,6 +57,16 @@ def _planned(model: nn.Module, step: Step) -> Plan:
             "torch.compile gave and call torch._dynamo.reset()"
         )
     return plan
+
+
+def _refuse_without_weights(site: Site, inside: Iterable[tuple[str, nn.Module]], managed: str) -> None:
+    for name, module in inside:
+        empty = any(p is not None and p.is_meta for p in module._parameters.values())
+        if empty and not elsewhere(module, managed) and not any(manages(one) for _, one in inside):
+            raise SurgeryError(
+                f"{str(site)!r} has no weights (those of {name or site.path!r} are on the meta device), and gives "
+                "nothing that could be changed. Load the model with its weights on a device"
+            )
 
 
 def _refuse_copies(holders: Iterable[nn.Module]) -> None:

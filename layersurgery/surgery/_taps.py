@@ -12,7 +12,7 @@ from torch import nn
 from layersurgery.errors import SurgeryError
 from layersurgery.interventions import OutputForm
 from layersurgery.surgery._clock import Clock
-from layersurgery.surgery._outputs import main_tensor, stream, with_main
+from layersurgery.surgery._outputs import main_tensor, stream, with_tensor
 from layersurgery.surgery._step import Step
 
 
@@ -27,6 +27,7 @@ class Tap:
         stream: the argument of its call that its output holds already, added to what is changed: a keyword, a position,
             or empty for the first one of the output's shape; None: the output itself is changed.
         layer: the module whose calls are counted, where only some positions or steps are asked for.
+        entry: another entry of the tuple that it gives, which is changed as well; 0: there is none.
     """
 
     module: nn.Module
@@ -34,6 +35,7 @@ class Tap:
     step: Step
     stream: str | None
     layer: nn.Module
+    entry: int = 0
 
     @property
     def is_counted(self) -> bool:
@@ -45,7 +47,7 @@ class Tap:
         self, output: Any, inputs: tuple[tuple[Any, ...], Mapping[str, Any]], clock: Clock | None = None
     ) -> Any:
         """What comes out instead, given the module's arguments and keywords; a clock that ticked, if it is counted."""
-        return _rewritten(Entry(0, 0, self.step, self.stream, clock), output, *inputs)
+        return _rewritten(Entry(0, 0, self.step, self.stream, clock, self.entry), output, *inputs)
 
 
 @dataclass
@@ -57,6 +59,7 @@ class Entry:
     step: Step
     stream: str | None
     clock: Clock | None = None
+    entry: int = 0
 
 
 @dataclass
@@ -74,7 +77,7 @@ class Outlet:
 def put(taps: Sequence[Tap], token: int) -> None:
     """Put the changes in force."""
     for order, tap in enumerate(taps):
-        entry = Entry(token, order, tap.step, tap.stream)
+        entry = Entry(token, order, tap.step, tap.stream, entry=tap.entry)
         outlet = _outlet(tap.module)
         if outlet is None:
             outlet = Outlet()
@@ -133,4 +136,10 @@ def _rewritten(entry: Entry, output: Any, arguments: tuple[Any, ...], keywords: 
         changed = held + do.outcome(states - held)
     if changed.shape != states.shape:
         raise SurgeryError(f"{do!r} gave {tuple(changed.shape)} for an output of shape {tuple(states.shape)}")
-    return with_main(output, changed if mask is True else torch.where(mask, changed, states))
+    also = main_tensor(output[entry.entry]) if entry.entry and entry.entry < len(output) else None
+    output = with_tensor(output, states, _where(mask, changed, states))
+    return output if also is None else with_tensor(output, also, _where(mask, do.outcome(also), also))
+
+
+def _where(mask: Any, changed: torch.Tensor, as_it_is: torch.Tensor) -> torch.Tensor:
+    return changed if mask is True else torch.where(mask, changed, as_it_is)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ else:
 ROLES = ("attention", "mlp")
 
 
-def differences(name: str, model: nn.Module, role: str) -> list[str]:
+def differences(
+    name: str, model: nn.Module, role: str, select: Callable[[nn.Module, str], Iterable[ls.Site]] = ls.select
+) -> list[str]:
     """What `select(model, role)` misses or finds too much, one line each; empty where it is right."""
     wanted = wanted_sites(name, model, role)
     try:
-        found = {(site.layer or 0, site.path, site.parts, site.kind) for site in ls.select(model, role)}
+        found = {(site.layer or 0, site.path, site.parts, site.kind) for site in select(model, role)}
     except SelectionError as error:
         return [f"refused: {error}"] if wanted else []
     return [

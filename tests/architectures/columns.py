@@ -140,7 +140,7 @@ CHECKS: Mapping[str, Check] = {
 
 
 def _found_as_written(subject: Subject, role: str) -> None:
-    wrong = differences(subject.name, subject.model, role)
+    wrong = differences(subject.name, subject.model, role, lambda _, role: subject.selected(role))
     if wrong:
         raise AssertionError("; ".join(wrong))
 

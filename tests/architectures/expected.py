@@ -349,11 +349,4 @@ NO_CONTRIBUTION = {
     "causal/xlnet": "its output projection is a bare parameter, and the sum with the residual stream follows inside"
 }
 
-# (name, column of the bench) -> why the answer is known to be no; one that turns to yes fails until it is taken out.
-_TWO_OUTPUTS = "its last attention hands out a bias besides its output, which the layer adds too"
-KNOWN_WRONG = {
-    ("causal/gpt_neox_japanese", "contribution"): _TWO_OUTPUTS,
-    ("causal/gpt_neox_japanese", "forms agree"): _TWO_OUTPUTS,
-}
-
 LAYOUT_OF = {name if "/" in name else f"vlm/{name}": layout for layout, names in LAYOUTS for name in names.split()}

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from tests.architectures.check import known_gaps
 from tests.architectures.exceptions import NOT_BUILT
-from tests.architectures.expected import KNOWN_WRONG
 from tests.architectures.rows import COLUMNS, Row
 
 PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
@@ -83,7 +82,6 @@ def _not_there() -> Iterator[str]:
         [
             *(f"**{name}** cannot be built: {why}" for name, why in NOT_BUILT.items()),
             *(f"**{name}**, {role} sites: {why}" for (name, role), why in known_gaps().items()),
-            *(f"**{name}**, {title}: {why}" for (name, title), why in KNOWN_WRONG.items()),
         ]
     )
 

@@ -12,7 +12,6 @@ from layersurgery.testing import assert_restored
 from tests.architectures.build import names
 from tests.architectures.check import ROLES, known_gaps
 from tests.architectures.columns import CHECKS, Check
-from tests.architectures.expected import KNOWN_WRONG
 from tests.architectures.sizes import USUAL, Sizes
 from tests.architectures.subject import DoesNotApply, Subject, same
 
@@ -55,12 +54,8 @@ class Row:
 
     @property
     def failures(self) -> list[str]:
-        """The columns that say NO and should not, and those that were known to and no longer do."""
-        if self.gap:
-            return []
-        return [
-            title for title, cell in self.cells.items() if (cell.answer == "NO") != ((self.name, title) in KNOWN_WRONG)
-        ]
+        """The columns that say NO and should not."""
+        return [] if self.gap else [title for title, cell in self.cells.items() if cell.answer == "NO"]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-able data."""

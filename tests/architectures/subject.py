@@ -44,12 +44,12 @@ class Subject:
     @cached_property
     def sites(self) -> ls.Sites:
         """The attention sites that `select` finds by default."""
-        return self._select("attention")
+        return self._chosen("attention")
 
     @cached_property
     def feed_forwards(self) -> ls.Sites:
         """The feed-forward sites."""
-        return self._select("mlp")
+        return self._chosen("mlp")
 
     @cached_property
     def middle(self) -> ls.Site:
@@ -95,6 +95,10 @@ class Subject:
             self._kept[what] = make()
         return self._kept[what]
 
+    def selected(self, role: str) -> ls.Sites:
+        """What `select(model, role)` gives."""
+        return self.once(f"select {role}", lambda: ls.select(self.model, role))
+
     def output(self) -> torch.Tensor:
         """What the model gives now."""
         return output_of(self.model, self.given)
@@ -103,10 +107,10 @@ class Subject:
         """What the copy gives now."""
         return output_of(self.twin.model, self.given)
 
-    def _select(self, role: str) -> ls.Sites:
+    def _chosen(self, role: str) -> ls.Sites:
         if self.name in REFUSED:
             raise DoesNotApply("nothing in it mixes positions apart from working on each, so selection refuses")
-        return ls.select(self.model, role)
+        return self.selected(role)
 
 
 @torch.no_grad()

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import nn
 
 import layersurgery as ls
-from tests.architectures.expected import KNOWN_WRONG
-from tests.architectures.rows import COLUMNS, Cell, row
+from tests.architectures.rows import COLUMNS, row
 from tests.architectures.subject import Subject
 from tests.architectures.twin import Twin, one_over_n, zeros
 
@@ -104,12 +101,3 @@ def test_what_a_module_adds_is_taken_away(holds, expected):
     assert torch.equal(found, expected(twin.model["site"], x))
     assert more == "and more"
     assert not twin.model["site"]._forward_hooks
-
-
-def test_what_is_known_to_be_wrong_must_be_wrong(right):
-    name, title = next(iter(KNOWN_WRONG))
-    cells = dict(right.cells)
-    assert replace(right, name=name, cells=cells | {title: Cell("yes")}).failures
-    assert title not in replace(right, name=name, cells=cells | {title: Cell("NO")}).failures
-    assert replace(right, cells=cells | {title: Cell("NO")}).failures == [title]
-    assert not replace(right, cells=cells | {title: Cell("NO")}, gap="a cause").failures

@@ -12,7 +12,7 @@ from torch import nn
 import layersurgery as ls
 from layersurgery import testing
 from layersurgery.errors import InterventionError, SurgeryError
-from layersurgery.surgery._outputs import main_tensor, with_main
+from layersurgery.surgery._outputs import main_tensor, with_tensor
 from tests import models
 
 CUT = ls.Zero(what="contribution")
@@ -247,7 +247,7 @@ def test_outputs_of_every_kind_keep_their_type():
 
     new = torch.ones(2)
     for output in (torch.zeros(2), [torch.zeros(2), 1], {"a": 1, "b": torch.zeros(2)}, BaseModelOutput(torch.zeros(2))):
-        changed = with_main(output, new)
+        changed = with_tensor(output, main_tensor(output), new)
         assert type(changed) is type(output)
         assert main_tensor(changed) is new
         assert not main_tensor(output).any()
