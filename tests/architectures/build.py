@@ -100,5 +100,7 @@ def _own_kind(kinds: list[str], name: str) -> str:
     """Of the model types that share a class, the one that the class was written for ("llama", not "internlm3")."""
     import transformers
 
+    if len(kinds) == 1:  # importing hundreds of modules takes a while
+        return kinds[0]
     own = getattr(transformers, name).config_class.model_type
     return own if own in kinds else kinds[0]
