@@ -53,7 +53,7 @@ def stream_norms(top: nn.Module, seen: Seen, layer: bool = False) -> list[str]:
     around = seen(top)
     found: list[str] = []
     for path, module in top.named_modules():
-        if not path or any(True for _ in children(module)):
+        if not path or "parametrizations" in path.split(".") or any(True for _ in children(module)):
             continue
         record, name = seen(module), path.rpartition(".")[2]
         nameless = record is not None and record.normalises and has_weights(module) and not is_norm(name, module)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
+from layersurgery._foreign import offload_hooks, runs_compiled
 from layersurgery.sites._behaviour import Seen, stream_norms
 from layersurgery.sites._shadow import is_packed
 from layersurgery.sites._site import Site
@@ -46,7 +47,7 @@ class Hazards:
         self._seen = seen
         everywhere = list(model.named_modules(remove_duplicate=False))
         self._uses = Counter(id(module) for _, module in everywhere)
-        self._compiled = {path for path, module in everywhere if _is_compiled(module)}
+        self._compiled = {path for path, module in everywhere if runs_compiled(module)}
         self._holders = Counter(
             id(parameter)
             for _, module in model.named_modules()
@@ -65,7 +66,7 @@ class Hazards:
             "norm_inside": site.role in ("attention", "mlp") and self._ends_in_a_norm(site),
             "residual_inside": site.role in ("attention", "mlp") and site.adds.startswith("input:"),
             "meta": any(p.is_meta for p in weights),
-            "offloaded": any(_is_offloaded(module) for module in (*self._around(site), *(one for _, one in inside))),
+            "offloaded": any(offload_hooks(module) for module in (*self._around(site), *(one for _, one in inside))),
             "quantized": any(map(_is_quantized, weights)) or any(is_packed(module) for _, module in inside),
             "sharded": any(type(p.data).__module__.startswith("torch.distributed") for p in weights),
             "compiled": any(self._runs_compiled(path) for path in site.modules),
@@ -100,18 +101,6 @@ def count_parameters(modules: Iterable[nn.Module]) -> int:
     return sum(
         p.numel() for module in modules for p in module.parameters() if not isinstance(p, UninitializedParameter)
     )
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    forward = vars(module).get("forward")  # torch.compile(module.forward) in its place
-    called = getattr(module, "_compiled_call_impl", None) is not None
-    return "_orig_mod" in module._modules or called or hasattr(forward, "_torchdynamo_orig_callable")
-
-
-def _is_offloaded(module: nn.Module) -> bool:
-    """Whether accelerate brings the module's weights along for each call."""
-    hook = getattr(module, "_hf_hook", None)
-    return any(bool(getattr(one, "offload", False)) for one in (hook, *getattr(hook, "hooks", ())))
 
 
 def _is_quantized(parameter: torch.Tensor) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from layersurgery.sites import _names
 from layersurgery.sites._names import words
@@ -172,7 +173,9 @@ def _loose_weights(module: nn.Module, prefix: str, taken: set[str]) -> Iterator[
 
 
 def wraps_one(module: nn.Module) -> bool:
-    """Whether a module is a single linear layer with an adapter beside it (LoRA's): it says that layer's sizes."""
+    """Whether a module is a single layer: one with an adapter beside it (LoRA's), or with a parametrised weight."""
+    if is_parametrized(module) and not children(module):
+        return True
     sizes = _sizes(module)
     return None not in sizes and any(_sizes(child) == sizes for child in module.children())
 
@@ -183,5 +186,6 @@ def _sizes(module: nn.Module) -> tuple[object, object]:
 
 
 def children(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Children with weights."""
-    return [(name, child) for name, child in module.named_children() if has_weights(child)]
+    """Children with weights; what a parametrised weight is computed from is the module's own."""
+    own = {"parametrizations"} if is_parametrized(module) else set[str]()
+    return [(name, child) for name, child in module.named_children() if name not in own and has_weights(child)]

@@ -51,8 +51,9 @@ class Site:
         module: class name of the module.
         parameters: number of parameter entries that a surgery replaces here.
         adds: how what the site adds to the residual stream leaves it: "output" (its output is that),
-            "output:<n>" (so is entry n of the tuple that it gives, from 0), "input:<argument>" (its output holds that argument's residual stream already), "module:<name>" (it is the output of that
-            module inside, and a norm of the sum follows); empty: not known.
+            "output:<n>" (so is entry n of the tuple that it gives, from 0), "input:<argument>" (its output holds that
+            argument's residual stream already), "module:<name>" (it is the output of that module inside, and a norm of
+            the sum follows); empty: not known.
         slices: the parts of parameters that make up the site; empty: all parameters of its modules.
         label: what the slices are, such as "heads 0, 4" or "q".
         outline: how the site divides into heads and projections, found when first asked for. It takes no part in

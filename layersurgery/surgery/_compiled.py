@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from layersurgery._foreign import runs_compiled
 from layersurgery.errors import SurgeryError
 
 
@@ -17,7 +18,7 @@ def is_compiled(holders: Sequence[nn.Module]) -> bool:
     Raises:
         SurgeryError: if not even weights are seen.
     """
-    compiled = any(map(_runs_compiled, holders))
+    compiled = any(map(runs_compiled, holders))
     if compiled and getattr(sys.modules.get("torch._inductor.config"), "freezing", False):
         raise SurgeryError(
             "torch._inductor.config.freezing is on: compiled code holds its own copy of the weights. Switch it off and "
@@ -34,14 +35,6 @@ def is_blind_to_hooks(around: Sequence[nn.Module], compiled: bool) -> bool:
         compiled: whether one of them is known to run as compiled code.
     """
     return compiled or (_anything_is_compiled() and _is_wrapped(around))
-
-
-def _runs_compiled(module: nn.Module) -> bool:
-    held = vars(module)
-    if "_orig_mod" in module._modules or held.get("_compiled_call_impl") is not None:
-        return True  # torch.compile(module), module.compile()
-    # module.forward = torch.compile(module.forward)
-    return "forward" in held and hasattr(held["forward"], "_torchdynamo_orig_callable")
 
 
 def _anything_is_compiled() -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
+
+from layersurgery._foreign import offload_hooks
 
 _SHARDED = "sharded over processes"
 _OFFLOADED = "offloaded"
@@ -29,7 +30,7 @@ def elsewhere(module: nn.Module, managed: str) -> str:
     leaf = not any(True for _ in module.children())
     if managed and (own or (leaf and (_is_linear(module) or "weight" in vars(module)))):
         return managed
-    if any(parameter.is_meta for parameter in own) and any(_offloads(hook) for hook in _hooks(module)):
+    if any(parameter.is_meta for parameter in own) and offload_hooks(module):
         return _OFFLOADED
     if _is_sharded(own):
         return _SHARDED
@@ -43,9 +44,7 @@ def manages(holder: nn.Module) -> str:
     """
     if _gathers(type(holder)):
         return _SHARDED
-    if "_hf_hook" not in vars(holder):
-        return ""
-    whole = any(_offloads(hook) and getattr(hook, "place_submodules", False) for hook in _hooks(holder))
+    whole = any(getattr(hook, "place_submodules", False) for hook in offload_hooks(holder))
     return _OFFLOADED if whole else ""
 
 
@@ -90,16 +89,6 @@ def _packed(module: nn.Module, own: list[nn.Parameter]) -> str:
     # an adapter's wrapper has no matrix of its own, but there is one inside
     without = _is_linear(module) and not any(parameter.dim() > 1 for parameter in module.parameters())
     return "packed by its own code (quantised)" if without else ""
-
-
-def _hooks(module: nn.Module) -> Iterable[Any]:
-    """The hooks of accelerate, which brings weights in for each call."""
-    hook = vars(module).get("_hf_hook")
-    return () if hook is None else (hook, *getattr(hook, "hooks", ()))
-
-
-def _offloads(hook: Any) -> bool:
-    return bool(getattr(hook, "offload", False))
 
 
 @cache

@@ -152,7 +152,8 @@ def _refuse_module(module: nn.Module, site: Site) -> None:
             f"{str(site)!r} has parameters without a shape yet (a lazy module); run the model once first"
         )
     hooks = {type(hook).__name__ for hook in module._forward_pre_hooks.values()} if module._forward_pre_hooks else ()
-    if "parametrizations" in module._modules or "WeightNorm" in hooks or "SpectralNorm" in hooks:
+    within = "parametrizations" in module._modules or "parametrizations" in site.path.split(".")
+    if within or "WeightNorm" in hooks or "SpectralNorm" in hooks:
         raise SurgeryError(
             f"{str(site)!r} holds a parametrised weight (weight norm, spectral norm, ...): zeroing what it is "
             "computed from does not zero the weight. Call torch.nn.utils.parametrize.remove_parametrizations (or "

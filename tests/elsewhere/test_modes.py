@@ -97,7 +97,7 @@ def test_data_parallel():
             ls.Surgery(at=site, do=do).attach(wrapped)
 
 
-@pytest.mark.parametrize("do", [ls.Zero(), ls.Scale(0.5), *WEIGHT_FORMS], ids=str)
+@pytest.mark.parametrize("do", [ls.Zero(), SILENCE, ls.Scale(0.5), *WEIGHT_FORMS], ids=str)
 def test_a_model_without_weights_is_refused(do):
     with torch.device("meta"):
         empty = models.llama()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import nnsight
@@ -198,6 +199,15 @@ def test_slices_picks_and_layers():
         ls.Sites([sites[0], sites[1], sites[0]])
     with pytest.raises(SelectionError, match=r"expected a Site, got 'lm_head'"):
         ls.Sites(["lm_head"])
+
+
+def test_a_parametrised_weight_is_its_modules_own():
+    plain = models.built("plain_transformer")
+    normed = copy.deepcopy(plain)
+    nn.utils.parametrizations.weight_norm(normed.encoder.layers[0].linear1)
+    for role in ("attention", "mlp", "norm", "layer"):
+        assert ls.select(normed, role).paths == ls.select(plain, role).paths
+        assert [site.parts for site in ls.select(normed, role)] == [site.parts for site in ls.select(plain, role)]
 
 
 def test_sites_are_data():

@@ -280,6 +280,8 @@ def test_what_cannot_be_done_is_refused_before_anything_is_touched():
 
     normed = nn.ModuleDict({"linear": nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))}).eval()
     _refused(normed, ls.select(normed, pattern="linear")[0], r"parametrised weight.*remove_parametrizations")
+    inside = ls.select(normed, pattern="linear.parametrizations.weight")[0]
+    _refused(normed, inside, r"parametrised weight.*remove_parametrizations")
 
     compiled = torch.compile(nn.Sequential(nn.Linear(2, 2)))
     by_hook = ls.Zero(what="contribution")
