@@ -11,7 +11,7 @@ INSTALL := $(RUN) -m pip install --quiet --constraint constraints.txt
 NEEDS := $(VENV)/.made pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all bench lint format types doctests docs check clean
+.PHONY: help demo test test-all bench numbers lint format types doctests docs check clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -28,6 +28,9 @@ test-all: $(VENV)/.test ## Run all tests
 
 bench: $(VENV)/.test ## Check every class of transformers that can be built (about 3 minutes; WORKERS=2 processes)
 	$(RUN) -m tests.architectures.bench --jobs $(WORKERS)
+
+numbers: bench ## The same, then what a surgery costs in time and memory, and what 10,000 of them leave behind
+	$(RUN) -m tests.benchmarks.surgery
 
 lint: $(VENV)/.dev ## Check style and formatting
 	$(RUN) -m ruff check .

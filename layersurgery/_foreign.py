@@ -2,9 +2,48 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
+
+
+def is_untouched(module: nn.Module) -> bool:
+    """Whether no other library has left anything on a module that could change how it runs: nearly always.
+
+    Examples:
+        >>> is_untouched(nn.Linear(2, 2)), is_untouched(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)))
+        (True, False)
+    """
+    held, inside = module.__dict__, module._modules
+    return not (
+        "forward" in held
+        or "_hf_hook" in held
+        or "_orig_mod" in inside
+        or "parametrizations" in inside
+        or module._forward_pre_hooks
+        or held.get("_compiled_call_impl") is not None
+        or runs_as(type(module))
+    )
+
+
+@cache
+def runs_as(cls: type[nn.Module]) -> str:
+    """In what form modules of a class run, if not as plain ones: "script", "copies", "sharded" or "computed".
+
+    Copies are those of data parallelism; what is computed is a parametrised weight, from a list of others. Found once
+    for each class, since this is asked at each application.
+    """
+    if issubclass(cls, torch.jit.ScriptModule):
+        return "script"
+    if issubclass(cls, nn.DataParallel):
+        return "copies"
+    if issubclass(cls, ParametrizationList):
+        return "computed"
+    sharded = any(base.__name__ in ("FSDPModule", "FullyShardedDataParallel") for base in cls.__mro__)
+    return "sharded" if sharded else ""
 
 
 def runs_compiled(module: nn.Module) -> bool:

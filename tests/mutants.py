@@ -16,6 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 REVERSIBLE = "tests/surgery/test_reversible.py"
 SURGERY = "tests/surgery/test_surgery.py"
+CONTRIBUTION = "tests/surgery/test_contribution.py"
+HEADS = "tests/sites/test_heads.py"
 SWEEP = "tests/sweeps/test_sweep.py"
 
 
@@ -28,7 +30,9 @@ class Mutant:
     tests: str
 
 
-LEDGER, BLOCK, RESOLVE = (f"layersurgery/surgery/_{name}.py" for name in ("ledger", "surgery", "resolve"))
+LEDGER, BLOCK, PARAMETERS, TAPS, CLOCK = (
+    f"layersurgery/surgery/_{name}.py" for name in ("ledger", "surgery", "parameters", "taps", "clock")
+)
 WATCH, ORACLE = "layersurgery/sweeps/_watch.py", "layersurgery/sweeps/_oracle.py"
 MUTANTS = [
     Mutant(
@@ -42,22 +46,22 @@ MUTANTS = [
     Mutant(
         "2: a failed attachment is not rolled back",
         LEDGER,
-        "            lift(token, slots)\n            raise\n        return token",
+        "            lift(token, plan)\n            raise\n        return token",
         "            raise\n        return token",
         REVERSIBLE,
     ),
     Mutant(
         "2: an interrupted restoration is not finished",
         LEDGER,
-        "        _lift(token, slots)\n        raise\n",
+        "        _lift(token, plan)\n        raise\n",
         "        raise\n",
         f"{REVERSIBLE} -k every_step",
     ),
     Mutant(
         "2: a block dropped at entry stays in force",
         BLOCK,
-        "        self._safety = weakref.finalize(self, self._handle.remove)\n",
-        "        self._safety = weakref.finalize(self, lambda: None)\n",
+        "        if self._handle is not None and not sys.is_finalizing():\n",
+        "        if not sys:\n",
         f"{REVERSIBLE} -k dropped",
     ),
     Mutant(
@@ -91,8 +95,8 @@ MUTANTS = [
     Mutant(
         "1: an intervention's alias of the original is put in force",
         LEDGER,
-        "            value = value.clone()  #",
-        "            pass  #",
+        "        value = value.clone()  #",
+        "        pass  #",
         f"{SURGERY} -k cannot_expose",
     ),
     Mutant(
@@ -105,8 +109,8 @@ MUTANTS = [
     Mutant(
         "2: tensors made in inference mode cannot be used outside",
         LEDGER,
-        "with torch.inference_mode(False), torch.no_grad():",
-        "with torch.no_grad():",
+        "return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()",
+        "return nullcontext()",
         f"{REVERSIBLE} -k inference_mode",
     ),
     Mutant(
@@ -118,14 +122,14 @@ MUTANTS = [
     ),
     Mutant(
         "3: a tied parameter changes everywhere",
-        RESOLVE,
-        'if step.tied == "everywhere" else []',
-        "if True else []",
+        PARAMETERS,
+        'if step.tied == "everywhere":',
+        "if True:",
         f"{SURGERY} -k tied",
     ),
     Mutant(
         "3: what is tied is read from what is in force",
-        RESOLVE,
+        PARAMETERS,
         "(key := id(original(module, name)))",
         "(key := id(parameter))",
         f"{SURGERY} -k tied",
@@ -133,8 +137,8 @@ MUTANTS = [
     Mutant(
         "4: constants take memory",
         "layersurgery/interventions/_base.py",
-        "    return scalar.expand(tensor.shape)\n",
-        "    return scalar.expand(tensor.shape).clone()\n",
+        "    return made.expand_as(tensor) if",
+        "    return made.expand_as(tensor).clone() if",
         f"{REVERSIBLE} -k zero_memory",
     ),
     Mutant(
@@ -153,20 +157,61 @@ MUTANTS = [
     ),
     Mutant(
         "5: a meta weight is operated on",
-        RESOLVE,
+        PARAMETERS,
         "    if parameter.is_meta:\n",
         "    if False:\n",
         f"{SURGERY} -k refused_before",
     ),
-    Mutant(
-        "7: a site that never ran counts", ORACLE, "if not self._watch.ran(site) and not", "if False and not", SWEEP
-    ),
+    Mutant("7: a site that never ran counts", ORACLE, "ran = self._watch.ran(site) or", "ran = True or", SWEEP),
     Mutant(
         "2: the sweep's hooks stay",
         WATCH,
         "            for handle in handles:\n                handle.remove()\n",
         "            pass\n",
         SWEEP,
+    ),
+    Mutant(
+        "2: the hook on a module stays",
+        TAPS,
+        "            _unhook(outlet, tap.module._forward_hooks, tap.module._forward_hooks_with_kwargs)\n",
+        "            pass\n",
+        CONTRIBUTION,
+    ),
+    Mutant(
+        "2: the hook that counts positions stays",
+        TAPS,
+        "_unhook(entry.clock, tap.layer._forward_pre_hooks,",
+        "_unhook(None, tap.layer._forward_pre_hooks,",
+        CONTRIBUTION,
+    ),
+    Mutant("2: others' hooks see what was before", TAPS, ", prepend=True)", ")", f"{CONTRIBUTION} -k others_hooks"),
+    Mutant(
+        "a second output that is added stays",
+        TAPS,
+        "return output if also is None else",
+        "return output if True else",
+        f"{CONTRIBUTION} -k added_as_well",
+    ),
+    Mutant(
+        "positions begin anew with each token of a generation",
+        CLOCK,
+        "            self.start, self.step = end, self.step + 1\n",
+        "            self.start, self.step = 0, self.step + 1\n",
+        f"{CONTRIBUTION} -k positions_are_those",
+    ),
+    Mutant(
+        "a slice's neighbours change",
+        LEDGER,
+        "        value.index_copy_(piece.dim, entries, new.contiguous())\n",
+        "        value = value.zero_()\n",
+        f"{HEADS} -k 'every_intervention or stretch'",
+    ),
+    Mutant(
+        "1: slices are written into the original",
+        LEDGER,
+        "plain(values).clone(memory_format=torch.preserve_format)",
+        "plain(values)",
+        f"{HEADS} -k every_intervention",
     ),
 ]
 

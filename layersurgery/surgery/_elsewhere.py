@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import copy
 import sys
-from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 
-from layersurgery._foreign import offload_hooks
+from layersurgery._foreign import offload_hooks, runs_as
 
 _SHARDED = "sharded over processes"
 _OFFLOADED = "offloaded"
 _MULTIPLIES = (nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.modules.conv._ConvNd)
+
+
+def holds_plain_weights(module: nn.Module) -> bool:
+    """Whether a module's own weights are ordinary tensors in its parameter table: nearly always.
+
+    One loop, for speed: this is asked at each application.
+    """
+    matrix = False
+    for one in module._parameters.values():
+        if one is None:
+            continue
+        if type(one) is not nn.Parameter or one.is_meta or not one.is_floating_point() or one.dtype.itemsize == 1:
+            return False
+        matrix = matrix or one.dim() > 1
+    return matrix or not _is_linear(module)
 
 
 def elsewhere(module: nn.Module, managed: str) -> str:
@@ -24,9 +38,9 @@ def elsewhere(module: nn.Module, managed: str) -> str:
         module: the module.
         managed: where a module around it keeps its weights between passes (see `manages`), in the same words.
     """
+    if not managed and holds_plain_weights(module):
+        return ""
     own = [parameter for parameter in module._parameters.values() if parameter is not None]
-    if not managed and all(map(_is_plain, own)) and (_has_matrix(own) or not _is_linear(module)):
-        return ""  # nearly always
     leaf = not any(True for _ in module.children())
     if managed and (own or (leaf and (_is_linear(module) or "weight" in vars(module)))):
         return managed
@@ -42,7 +56,7 @@ def manages(holder: nn.Module) -> str:
 
     FSDP gathers them in each pass, and accelerate loads whole blocks at once where it is told to.
     """
-    if _gathers(type(holder)):
+    if runs_as(type(holder)) == "sharded":
         return _SHARDED
     whole = any(getattr(hook, "place_submodules", False) for hook in offload_hooks(holder))
     return _OFFLOADED if whole else ""
@@ -72,15 +86,6 @@ def _is_linear(module: nn.Module) -> bool:
     return all(isinstance(size, int) for size in sizes) or conv1d
 
 
-def _is_plain(parameter: nn.Parameter) -> bool:
-    values = parameter.is_floating_point() and parameter.dtype.itemsize > 1
-    return type(parameter) is nn.Parameter and values and not parameter.is_meta
-
-
-def _has_matrix(own: list[nn.Parameter]) -> bool:
-    return any(parameter.dim() > 1 for parameter in own)
-
-
 def _packed(module: nn.Module, own: list[nn.Parameter]) -> str:
     if any(not parameter.is_floating_point() for parameter in own):
         return "packed integers (quantised)"
@@ -89,11 +94,6 @@ def _packed(module: nn.Module, own: list[nn.Parameter]) -> str:
     # an adapter's wrapper has no matrix of its own, but there is one inside
     without = _is_linear(module) and not any(parameter.dim() > 1 for parameter in module.parameters())
     return "packed by its own code (quantised)" if without else ""
-
-
-@cache
-def _gathers(cls: type[nn.Module]) -> bool:
-    return any(base.__name__ in ("FSDPModule", "FullyShardedDataParallel") for base in cls.__mro__)
 
 
 def _is_sharded(own: list[nn.Parameter]) -> bool:

@@ -14,7 +14,8 @@ import warnings
 import weakref
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -28,8 +29,7 @@ from layersurgery.surgery._step import Step
 from layersurgery.surgery._taps import Tap
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """What is to be done to one parameter: all of it, or these slices; `solid`: with memory laid out like its own."""
 
     step: Step
@@ -38,8 +38,7 @@ class Target:
     solid: bool = False
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """One entry of a module's parameter table, and what is to be done there."""
 
     module: nn.Module
@@ -58,8 +57,7 @@ class Plan:
         return Plan(self.slots + other.slots, self.taps + other.taps)
 
 
-@dataclass(frozen=True)
-class _Overlay:
+class _Overlay(NamedTuple):
     token: int
     order: int
     target: Target
@@ -93,7 +91,9 @@ def put(plan: Plan) -> int:
         try:
             for slot, overlay in zip(plan.slots, overlays, strict=True):
                 states = _states.setdefault(slot.module, {})
-                state = states.setdefault(slot.name, _State(_parameter(slot.module, slot.name), []))
+                if slot.name not in states:
+                    states[slot.name] = _State(_parameter(slot.module, slot.name), [])
+                state = states[slot.name]
                 state.overlays.append(overlay)
                 set_parameter(slot.module, slot.name, overlay.value)
             _taps.put(plan.taps, token)
@@ -161,14 +161,13 @@ def _replacement(below: nn.Parameter, target: Target) -> nn.Parameter:
         value = torch.empty_like(values).copy_(value)
     elif _same_memory(value, values):
         value = value.clone()  # handing back the parameter's own memory would let later writes reach the original
-    return nn.Parameter(value.detach(), requires_grad=below.requires_grad)
+    return nn.Parameter(value, requires_grad=below.requires_grad)  # detaches it
 
 
 def _checked(values: torch.Tensor, step: Step, place: Place) -> torch.Tensor:
     value = step.do.replace(values, place)
-    fits = isinstance(value, torch.Tensor) and value.shape == values.shape
-    if not fits or value.dtype != values.dtype or value.device != values.device:
-        expected = (values.shape, values.dtype, values.device)
+    expected = (values.shape, values.dtype, values.device)
+    if not isinstance(value, torch.Tensor) or (value.shape, value.dtype, value.device) != expected:
         got = (value.shape, value.dtype, value.device) if isinstance(value, torch.Tensor) else type(value).__name__
         raise SurgeryError(
             f"{step.do!r} gave {got} for {place.site}.{place.name}, which needs {expected}; "
@@ -198,11 +197,11 @@ def _lift(token: int, plan: Plan) -> None:
     with _lock:
         _taps.lift(plan.taps, token)
         for slot in plan.slots:
-            states = _states.get(slot.module, {})
-            state = states.get(slot.name)
-            if state is None:
+            states = _states.get(slot.module)
+            state = None if states is None else states.get(slot.name)
+            if states is None or state is None:
                 continue
-            if any(overlay.token == token for overlay in state.overlays):
+            if token in [overlay.token for overlay in state.overlays]:
                 moved = moved or _moved(state)
                 state.overlays = _without(state, token)
             set_parameter(slot.module, slot.name, state.top())
@@ -243,7 +242,7 @@ def _without(state: _State, token: int) -> list[_Overlay]:
 def _rebased(overlay: _Overlay, below: nn.Parameter) -> _Overlay:
     try:
         with _ordinary():
-            return replace(overlay, value=_replacement(below, overlay.target))
+            return overlay._replace(value=_replacement(below, overlay.target))
     except Exception as error:  # a restoration must go through: the old value stays, and the user hears of it
         warnings.warn(
             f"{overlay.target.step} could not be computed anew after a surgery below it was lifted ({error}); it keeps "

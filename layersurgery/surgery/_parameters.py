@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import ParametrizationList
 
 from layersurgery.errors import ModelMismatchError, SurgeryError
 from layersurgery.interventions import Intervention, Place
 from layersurgery.sites import Site, Slice
-from layersurgery.surgery._elsewhere import divides_by_its_size, elsewhere, manages, silenced_by_zeros
+from layersurgery.surgery._elsewhere import (
+    divides_by_its_size,
+    elsewhere,
+    holds_plain_weights,
+    manages,
+    silenced_by_zeros,
+)
 from layersurgery.surgery._ledger import Plan, Slot, Target, original
 from layersurgery.surgery._step import Step
 from layersurgery.surgery._taps import Tap
 
 
 def parameters(
-    model: nn.Module, step: Step, inside: Iterable[tuple[str, nn.Module]], *, solid: bool, managed: str = ""
+    model: nn.Module,
+    step: Step,
+    inside: Iterable[tuple[str, nn.Module]],
+    strange: Collection[nn.Module],
+    *,
+    solid: bool,
+    managed: str = "",
 ) -> Plan:
     """All slots of a site, or taps on the modules whose weights cannot be replaced.
 
@@ -27,6 +40,7 @@ def parameters(
         model: the model.
         step: the step.
         inside: the site's modules, each once, with their names relative to its path.
+        strange: those of them on which other libraries have left something (see `is_untouched`).
         solid: give the new tensors memory of their own, laid out like the parameter's: compiled code is made for it.
         managed: where a module around the site keeps the weights between passes, in words; empty: there is none.
 
@@ -42,18 +56,18 @@ def parameters(
     managers = [("", managed)] if managed else []
     done: list[str] = []  # modules whose output is changed for all that is in them
     for name, module in inside:
-        if any(_is_in(name, above) for above in done):
+        if done and any(_is_in(name, above) for above in done):
             continue
-        _refuse_module(module, site)
-        if where := manages(module):
-            managers.append((name, where))
-        where = elsewhere(module, next((where for above, where in managers if _is_in(name, above)), ""))
-        if where and not wanted:
+        if module in strange:
+            _refuse_computed(module, site)
+            if where := manages(module):
+                managers.append((name, where))
+        where = ""
+        if managers or not holds_plain_weights(module):
+            _refuse_lazy(module, site)
+            where = elsewhere(module, next((where for above, where in managers if _is_in(name, above)), ""))
+        if (where and not wanted) or (divides_by_its_size(module) and _silences(step.do)):
             taps.append(_tap(module, name, step, where))
-            done.append(name)
-            continue
-        if divides_by_its_size(module) and _silences(step.do):
-            taps.append(Tap(module, _joined(site.path, name), step, None, module))
             done.append(name)
             continue
         for leaf, parameter in module._parameters.items():
@@ -61,8 +75,7 @@ def parameters(
             slices = wanted.pop(full, ())
             if parameter is None or (site.slices and not slices):
                 continue
-            _refuse_parameter(parameter, full, step, where)
-            _check_slices(parameter, slices, full, site)
+            _check(parameter, slices, full, site, where)
             place = places.setdefault(id(original(module, leaf)), Place(site.path, full))
             slots.append(Slot(module, leaf, Target(step, place, slices, solid)))
     if wanted:
@@ -87,7 +100,17 @@ def _by_parameter(site: Site) -> dict[str, tuple[Slice, ...]]:
     return dict(found)
 
 
-def _check_slices(parameter: nn.Parameter, slices: tuple[Slice, ...], name: str, site: Site) -> None:
+def _check(parameter: nn.Parameter, slices: tuple[Slice, ...], name: str, site: Site, where: str) -> None:
+    if where:
+        raise SurgeryError(
+            f"{site.path}.{name} is {where}: a slice of it cannot be replaced. Load the model with plain weights on a "
+            "device"
+        )
+    if parameter.is_meta:
+        raise SurgeryError(
+            f"{site.path}.{name} is on the meta device: the model was built without weights. Load the model with its "
+            "weights on a device"
+        )
     for piece in slices:
         size = parameter.shape[piece.dim] if piece.dim < parameter.dim() else 0
         if not all(0 <= first < end <= size for first, end in piece.ranges):
@@ -133,12 +156,12 @@ def _silences(do: Intervention) -> bool:
 def _tap(module: nn.Module, name: str, step: Step, where: str) -> Tap:
     """The module's output instead of its weights; the same thing for an intervention that knows what comes out."""
     path = _joined(step.site.path, name)
-    if type(step.do).outcome is Intervention.outcome:
+    if where and type(step.do).outcome is Intervention.outcome:
         raise SurgeryError(
             f"the weights of {path} are {where}, and {step.do!r} needs their values. Zero() and Scale() work there, "
             "through the module's output; or load the model with plain weights on a device"
         )
-    if not silenced_by_zeros(module):
+    if where and not silenced_by_zeros(module):
         raise SurgeryError(
             f"the weights of {path} ({type(module).__name__}) are {where}, and what the module gives is not simply "
             "proportional to them. Use what='contribution', or load the model with plain weights on a device"
@@ -146,29 +169,20 @@ def _tap(module: nn.Module, name: str, step: Step, where: str) -> Tap:
     return Tap(module, path, step, None, module)
 
 
-def _refuse_module(module: nn.Module, site: Site) -> None:
-    if any(parameter is not None and is_lazy(parameter) for parameter in module._parameters.values()):
-        raise SurgeryError(
-            f"{str(site)!r} has parameters without a shape yet (a lazy module); run the model once first"
-        )
-    hooks = {type(hook).__name__ for hook in module._forward_pre_hooks.values()} if module._forward_pre_hooks else ()
-    within = "parametrizations" in module._modules or "parametrizations" in site.path.split(".")
+def _refuse_lazy(module: nn.Module, site: Site) -> None:
+    for parameter in module._parameters.values():
+        if parameter is not None and is_lazy(parameter):
+            raise SurgeryError(
+                f"{str(site)!r} has parameters without a shape yet (a lazy module); run the model once first"
+            )
+
+
+def _refuse_computed(module: nn.Module, site: Site) -> None:
+    hooks = {type(hook).__name__ for hook in module._forward_pre_hooks.values()}
+    within = "parametrizations" in module._modules or isinstance(module, ParametrizationList)
     if within or "WeightNorm" in hooks or "SpectralNorm" in hooks:
         raise SurgeryError(
             f"{str(site)!r} holds a parametrised weight (weight norm, spectral norm, ...): zeroing what it is "
             "computed from does not zero the weight. Call torch.nn.utils.parametrize.remove_parametrizations (or "
             "remove_weight_norm) first, or use what='contribution'"
-        )
-
-
-def _refuse_parameter(parameter: nn.Parameter, name: str, step: Step, where: str) -> None:
-    path = f"{step.site.path}.{name}"
-    if where:
-        raise SurgeryError(
-            f"{path} is {where}: a slice of it cannot be replaced. Load the model with plain weights on a device"
-        )
-    if parameter.is_meta:
-        raise SurgeryError(
-            f"{path} is on the meta device: the model was built without weights. Load the model with its weights on a "
-            "device"
         )

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from functools import cache
 
-import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from layersurgery._foreign import is_untouched, runs_as
 from layersurgery.errors import ModelMismatchError, SurgeryError
 from layersurgery.sites import Site
 from layersurgery.surgery._compiled import is_blind_to_hooks, is_compiled
@@ -27,7 +26,8 @@ def resolve(model: nn.Module, steps: Iterable[Step]) -> Plan:
         ModelMismatchError: if a site is not in the model, or is something else there.
         SurgeryError: if a step cannot be done on this model.
     """
-    return sum((_planned(model, step) for step in steps), Plan())
+    plans = [_planned(model, step) for step in steps]
+    return plans[0] if len(plans) == 1 else sum(plans, Plan())
 
 
 def _planned(model: nn.Module, step: Step) -> Plan:
@@ -39,16 +39,16 @@ def _planned(model: nn.Module, step: Step) -> Plan:
         )
     around, tops = _around(model, site)
     inside = _inside(site, tops)
-    holders = [*around, *(module for _, module in inside)]
-    _refuse_copies(holders)
-    compiled = is_compiled(holders)
+    strange = [one for one in (*around, *(module for _, module in inside)) if not is_untouched(one)]
+    _refuse_copies(strange)
+    compiled = is_compiled(strange)
     _check_identity(model, site, tops[0] if not site.parts else model.get_submodule(site.path), inside)
-    managed = next((where for one in around if (where := manages(one))), "")
+    managed = next((where for one in strange if one in around and (where := manages(one))), "")
     if step.do.what == "contribution":
         _refuse_without_weights(site, inside, managed)
         plan = contribution(model, step)
     else:
-        plan = parameters(model, step, inside, solid=compiled, managed=managed)
+        plan = parameters(model, step, inside, strange, solid=compiled, managed=managed)
     if plan.taps and is_blind_to_hooks(around, compiled):
         weights = ", use what='parameters'" if step.do.what == "contribution" else ""
         raise SurgeryError(
@@ -71,24 +71,16 @@ def _refuse_without_weights(site: Site, inside: Iterable[tuple[str, nn.Module]],
 
 def _refuse_copies(holders: Iterable[nn.Module]) -> None:
     for holder in holders:
-        kind = _copies(type(holder))
-        if kind == "script":
+        form = runs_as(type(holder))
+        if form == "script":
             raise SurgeryError(
                 "a TorchScript model cannot be changed; apply the surgery to the Python model before scripting"
             )
-        if kind == "parallel" and len(vars(holder)["device_ids"]) > 1:
+        if form == "copies" and len(vars(holder)["device_ids"]) > 1:
             raise SurgeryError(
                 "DataParallel copies the model to other devices in each pass, where a surgery is not checked; apply it "
                 "to `model.module` and run that on one device"
             )
-
-
-@cache
-def _copies(cls: type[nn.Module]) -> str:
-    """Whether modules of a class run as copies: once for each class, since this is asked at each application."""
-    if issubclass(cls, torch.jit.ScriptModule):
-        return "script"
-    return "parallel" if issubclass(cls, nn.DataParallel) else ""
 
 
 def _around(model: nn.Module, site: Site) -> tuple[list[nn.Module], list[nn.Module]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -190,12 +190,13 @@ class _Block(AbstractContextManager[Model], Generic[Model]):
         if self._handle is not None:
             raise SurgeryError("this block was entered before; call surgery(model) anew for each `with`")
         self._handle = self._surgery.attach(self._model)
-        self._safety = weakref.finalize(self, self._handle.remove)
-        self._safety.atexit = False
         return self._model
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         cast(Handle, self._handle).remove()
-        self._safety.detach()
+
+    def __del__(self) -> None:
+        if self._handle is not None and not sys.is_finalizing():
+            self._handle.remove()

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.architectures.build import names
+from tests.architectures.own_words import named_architectures
 from tests.architectures.page import PAGE, page
 from tests.architectures.rows import COLUMNS, Row, row
 from tests.architectures.sizes import SIZES, Sizes
@@ -36,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for title in COLUMNS:
         counts = Counter(each.cells[title].answer for each in rows)
         _say(f"{title:16} " + "   ".join(f"{answer} {counts[answer]:3}" for answer in ("yes", "NO", "-")))
+    named = named_architectures()
+    _say(f"names of architectures in the library: {len(named)}, words of its vocabulary ({', '.join(sorted(named))})")
     if asked.json:
         Path(asked.json).write_text(json.dumps([each.to_dict() for each in rows], indent=1), encoding="utf-8")
     if asked.markdown:

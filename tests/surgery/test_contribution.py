@@ -123,6 +123,47 @@ def test_a_norm_of_the_sum_stays():
             handle.remove()
 
 
+class _TwoOutputs(nn.Module):
+    """Attention that hands out its bias besides, as GPT-NeoX Japanese's last layer has it."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.mixing = nn.MultiheadAttention(width, 2, bias=False, batch_first=True)
+        self.shift = nn.Parameter(torch.randn(width))
+
+    def forward(self, states):
+        return self.mixing(states, states, states)[0], self.shift
+
+
+class _AddsBoth(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.attention = _TwoOutputs(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, states):
+        mixed, shift = self.attention(states)
+        states = states + (mixed + shift)
+        return states + self.mlp(states)
+
+
+def test_a_second_output_that_is_added_as_well():
+    torch.manual_seed(0)
+    model = nn.Sequential(*(_AddsBoth(8) for _ in range(3))).eval()
+    site = ls.select(model)[1]
+    assert (site.adds, site.hazards) == ("output:1", ())
+    x = torch.randn(2, 5, 8)
+    first = model[0](x)
+    silent = model[2](first + model[1].mlp(first))
+    mixed, shift = model[1].attention(first)
+    for what in ("parameters", "contribution"):
+        with testing.restored(model), ls.Surgery(at=site, do=ls.Zero(what=what))(model):
+            assert torch.equal(model(x), silent)
+    at_one = first + torch.where(torch.arange(5)[:, None] == 3, 0.5, 1.0) * (mixed + shift)
+    with testing.restored(model), ls.Surgery(at=site, do=ls.Scale(0.5, what="contribution", positions=3))(model):
+        torch.testing.assert_close(model(x), model[2](at_one + model[1].mlp(at_one)))
+
+
 def test_what_is_not_known_is_refused(llama, attention):
     unknown = replace(attention[0], adds="")
     with testing.restored(llama), pytest.raises(SurgeryError, match=r"without seeing it run.*example="):
