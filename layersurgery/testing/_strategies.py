@@ -131,7 +131,7 @@ def surgeries(
 
     one = st.builds(Surgery, at=at(list(there)), do=interventions() if do is None else do, tied=tied)
     if do is None:
-        adding = [site for site in there if site.adds or site.role == "layer"]
+        adding = [site for site in there if (site.adds or site.role == "layer") and not site.slices]
         layers = [site for site in there if site.role == "layer"]
         one |= st.builds(Surgery, at=at(adding), do=contributions()) if adding else st.nothing()
         one |= st.builds(Surgery, at=at(layers), do=st.just(Skip())) if layers else st.nothing()

@@ -26,11 +26,13 @@ RELAXED = settings(max_examples=40, deadline=None, suppress_health_check=list(He
 
 @functools.cache
 def sites_of(name):
-    """Sites that overlap: whole modules, parts of them, and what is tied to other places."""
+    """Sites that overlap: whole modules, parts of them, heads, projections, and what is tied to other places."""
     model = models.built(name)
     if name == "plain_cnn":
         return ls.select(model, pattern=lambda path, module: any(True for _ in module.parameters()))
-    sites = ls.select(model) + ls.select(model, "mlp") + ls.select(model, "layer")
+    attention = ls.select(model)
+    finer = ls.Sites([attention[0].heads(1), attention[1].heads([0, 1]), attention[1].projections("o")])
+    sites = attention + finer + ls.select(model, "mlp") + ls.select(model, "layer")
     return sites + ls.select(model, pattern=nn.Embedding) if name in ("gpt2", "llava", "t5") else sites
 
 
@@ -121,6 +123,15 @@ class AnyOrder(RuleBasedStateMachine):
 
     def apply_by_hand(self, step, expected, ties):
         done = set()
+        for piece in step.site.slices:
+            name = f"{step.site.path}.{piece.parameter}"
+            place = ls.interventions.Place(step.site.path, f"{piece.parameter}[{piece.dim}:{piece.ranges}]")
+            entries = torch.cat([torch.arange(*ends) for ends in piece.ranges])
+            for target in ties[self.original_id(name)] if step.tied == "everywhere" else [name]:
+                changed = step.do.replace(expected[target].index_select(piece.dim, entries), place)
+                expected[target] = expected[target].index_copy(piece.dim, entries, changed)
+        if step.site.slices:
+            return
         for path in step.site.modules:
             for name in sorted(expected):
                 if name.startswith(path + ".") and name not in done:
