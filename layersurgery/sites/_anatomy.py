@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
+import torch
 from torch import nn
 
 from layersurgery.sites import _names
@@ -228,16 +229,26 @@ class _Namer:
 
     def _not_the_backbone(self, read: dict[str, tuple[str, bool]]) -> Iterator[Callable[[str], bool]]:
         """What tells a stack beside the language backbone, the surest first."""
+        yield lambda path: self._ran(path) is False  # of pictures, or of sounds: it does not run on text alone
         yield lambda path: not read[path][1]  # nothing says that it is language, as it does of another
         yield lambda path: "encoder" in words(path)  # of proteins, of bytes
         yield lambda path: bool(words(path.rsplit(".", 1)[-1]) & (_names.CROSS | _names.ATTENTION))  # adapters
-        yield lambda path: self._ran(path) is False  # of pictures: it does not run on text alone
         yield lambda path: bool(words(path) & _names.LOCAL)  # of bytes, around the one of words
+        yield lambda path: len(self.stacks[path]) == 1  # of characters, before and after the one of words
         largest = max(map(self._parameters, self.stacks), default=0)
         yield lambda path: 8 * self._parameters(path) < largest  # an assistant, a head that drafts
 
     def _ran(self, path: str) -> bool | None:
         return self.trace.whole(self.model.get_submodule(self.stacks[path][0].modules[0]))
+
+    def _runs_on_text(self, path: str) -> bool:
+        """Whether it was seen to run when the whole model was given nothing but text."""
+        run = self.trace.run_of([self.model.get_submodule(self.stacks[path][0].modules[0])])
+        if run is None or not self._ran(path):
+            return False
+        arguments, keywords = run[1]
+        given = {name for name, value in keywords.items() if isinstance(value, torch.Tensor)}
+        return not arguments and given <= _TEXT
 
     def _parameters(self, path: str) -> int:
         modules = [self.model.get_submodule(name) for layer in self.stacks[path] for name in layer.modules]
@@ -263,9 +274,12 @@ class _Namer:
         for said in (ways, [words(type(module).__name__) for module in modules[1:]]):
             for name, hints in _names.TOWERS.items():
                 if any(step & hints for step in said):
-                    return name, True
+                    # a model of speech may be named for what it is about: its backbone reads text
+                    by_class = said is not ways and name != "language" and self._runs_on_text(path)
+                    return ("language", False) if by_class else (name, True)
         mains = [getattr(module, "main_input_name", "") for module in reversed(modules)]
         return next((_MAIN_INPUT[main] for main in mains if main in _MAIN_INPUT), "language"), False
 
 
+_TEXT = {"input_ids", "inputs_embeds", "decoder_input_ids", "attention_mask"}
 _MAIN_INPUT = {"pixel_values": "vision", "input_features": "audio", "input_values": "audio"}

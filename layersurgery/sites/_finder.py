@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from layersurgery.errors import SelectionError
-from layersurgery.sites._anatomy import Layer, Tower, joined, towers_of
+from layersurgery.sites._anatomy import Layer, Part, Tower, joined, towers_of
 from layersurgery.sites._behaviour import normalises, stream_norms
 from layersurgery.sites._facts import Facts
 from layersurgery.sites._match import Pattern, matcher, no_match, quoted
@@ -120,6 +120,8 @@ class Finder:
         return self._only(fitting, name)
 
     def _only(self, towers: list[Tower], name: str | None) -> Tower:
+        if len(towers) > 1:  # convolutions beside a tower prepare its input, or its positions
+            towers = [tower for tower in towers if {part.kind for part in _mixers(tower)} != {"conv"}] or towers
         if len(towers) == 1:
             return towers[0]
         what = f"{len(towers)} towers called {name!r}" if name else f"{len(towers)} towers"
@@ -186,6 +188,10 @@ def advice(seen: Trace) -> str:
         f". What its modules do could not be seen either ({seen.why_not or 'no input could be guessed'}): an example "
         "input may help, select(model, example={...}) with the arguments of one forward"
     )
+
+
+def _mixers(tower: Tower) -> Iterator[Part]:
+    return (part for layer in tower.layers for part in layer.parts if part.role == MIXER)
 
 
 def _listed(towers: Iterable[Tower]) -> str:
