@@ -143,12 +143,13 @@ def _ramp(*shape: int) -> torch.Tensor:
 def _pictures(module: nn.Module) -> Iterator[torch.Tensor]:
     first = next((part for part in module.modules() if isinstance(part, nn.Conv2d | nn.Conv3d)), None)
     channels = first.in_channels if first is not None else 3
-    for high, wide in _picture_sizes(module):
+    inner = channels > _COLOURS  # in the middle of a network, where pictures are small, and large ones would be huge
+    for high, wide in _SMALL[::-1] if inner else _picture_sizes(module):
         yield _ramp(SAMPLES, channels, high, wide)
 
 
 def _picture_sizes(module: nn.Module) -> list[tuple[int, int]]:
-    """What configs and modules say about the size of a picture, then usual sizes."""
+    """What configs and modules say about the size of a picture, then usual sizes; large ones take long."""
     said: list[Any] = []
     for part in module.modules():
         for holder in (
@@ -158,7 +159,13 @@ def _picture_sizes(module: nn.Module) -> list[tuple[int, int]]:
         ):
             said += [getattr(holder, name, None) for name in ("image_size", "img_size")]
     sizes = [pair for value in said if (pair := _pair(value)) is not None]
-    return list(dict.fromkeys([*sizes, (224, 224), (64, 64), (32, 32)]))[:6]
+    large = [size for size in sizes if max(size) > 256]
+    smaller = [(224, 224)] if large and large == sizes else []
+    return list(dict.fromkeys([*smaller, *sizes, (224, 224), *_SMALL]))[:6]
+
+
+_SMALL = [(64, 64), (32, 32)]
+_COLOURS = 16
 
 
 def _pair(value: Any) -> tuple[int, int] | None:

@@ -196,7 +196,11 @@ def test_talo_on_a_local_folder_of_another_class(tmp_path):
 
 
 def test_ctrl_c_is_a_clean_message():
-    words = [sys.executable, "-m", "layersurgery", "talo", "natural", "--task", "shape_count", "--confirm", "20000"]
+    heard = (  # a shell makes its background jobs, and what these start, deaf to it
+        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "runpy.run_module('layersurgery', run_name='__main__', alter_sys=True)"
+    )
+    words = [sys.executable, "-c", heard, "talo", "natural", "--task", "shape_count", "--confirm", "20000"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         time.sleep(6)
