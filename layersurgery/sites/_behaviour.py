@@ -139,7 +139,7 @@ class _Reader:
         """Parts among the modules that are not taken and hold nothing that is."""
         for name, child in children(module):
             path = f"{prefix}{name}"
-            if path in taken or normalises(name, child, self.seen) or words(name) & _names.ADAPTER:
+            if path in taken or self._norm(name, child) or _only_scales(child) or words(name) & _names.ADAPTER:
                 continue
             record = self.seen(child)
             if record is None or record.did is None or any(one.startswith(path + ".") for one in taken):
@@ -182,6 +182,12 @@ class _Reader:
         """Mixers, then feed-forwards, each as they are registered."""
         places = {path: at for at, (path, _) in enumerate(self.layer.named_modules(remove_duplicate=False))}
         return sorted(parts, key=lambda part: (part.role != MIXER, places.get(part.path, len(places))))
+
+
+def _only_scales(module: nn.Module) -> bool:
+    """Whether a leaf has one number per feature and no more: a norm of some sort, whatever it looks at."""
+    leaf = not any(True for _ in module.children())
+    return leaf and all(parameter.numel() == max(parameter.shape, default=1) for parameter in module.parameters())
 
 
 def _may_mix(module: nn.Module, record: Record) -> bool:
