@@ -32,14 +32,17 @@ def by_hand(model, site, do):
 @pytest.mark.parametrize("do", DOS, ids=lambda do: do.name)
 @pytest.mark.parametrize("role", ["attention", "mlp"])
 @pytest.mark.parametrize("name", [name for name in models.ZOO if name != "plain_cnn"])
-def test_agrees_bitwise_with_overwriting_the_weights(name, role, do):
+def test_agrees_with_overwriting_the_weights(name, role, do):
+    """Bit for bit; a constant matrix has no strides, and kernels may sum in another order for it: then to rounding."""
     model = models.built(name)
+    tolerance = 1e-6 if isinstance(do, ls.Uniform | ls.Mean) else 0
     base = models.run(model, name)
     for site in ls.select(model, role):
         with ls.Surgery(at=site, do=do)(model) as same:
             assert same is model
             inside = models.run(model, name)
-        assert torch.equal(inside, models.run(by_hand(model, site, do), name)), site
+        expected = models.run(by_hand(model, site, do), name)
+        assert torch.allclose(inside, expected, rtol=tolerance, atol=tolerance), site
         assert not torch.equal(inside, base), site
     assert torch.equal(models.run(model, name), base)
 
