@@ -1,6 +1,6 @@
 """Tasks: where samples come from."""
 
 from layersurgery.tasks._local import load_samples
-from layersurgery.tasks._sample import LETTERS, Sample
+from layersurgery.tasks._sample import KINDS, LETTERS, Kind, Sample
 
-__all__ = ["LETTERS", "Sample", "load_samples"]
+__all__ = ["KINDS", "Kind", "LETTERS", "Sample", "load_samples"]
