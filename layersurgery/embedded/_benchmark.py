@@ -10,7 +10,7 @@ from layersurgery.embedded._digits import SPLITS
 from layersurgery.embedded._questions import TASKS, ask
 from layersurgery.embedded._scenes import Scene, draw_scene
 from layersurgery.errors import SampleError, TaskError
-from layersurgery.scoring._prompts import BY_LETTER
+from layersurgery.scoring._templates import BY_LETTER
 from layersurgery.tasks import Sample
 
 INSTRUCTION = BY_LETTER  # what the embedded models were trained on is what the scorers ask

@@ -5,9 +5,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from layersurgery.scoring._extract import exact_match, extract_letter, extract_number
+from layersurgery.scoring._prompts import Picture
 from layersurgery.scoring._reading import Reading
+from layersurgery.scoring._rules import RULES, Judgement, Rule, judge
 from layersurgery.scoring._scores import Scores
+from layersurgery.scoring._templates import PromptTemplate, model_family, prompt_styles, prompt_template
 
 if TYPE_CHECKING:
     from layersurgery.scoring._choices import ChoiceScorer
@@ -18,9 +20,15 @@ __all__ = [
     "Reading",
     "ChoiceScorer",
     "GenerationScorer",
-    "extract_letter",
-    "extract_number",
-    "exact_match",
+    "prompt_template",
+    "prompt_styles",
+    "model_family",
+    "PromptTemplate",
+    "Picture",
+    "judge",
+    "Judgement",
+    "RULES",
+    "Rule",
 ]
 
 # The scorers bring torch with them, which those who only read scores (search, vectors) have no use for.

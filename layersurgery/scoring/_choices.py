@@ -15,8 +15,10 @@ from layersurgery.errors import SampleError, ScoringError
 from layersurgery.scoring import _inputs
 from layersurgery.scoring._fingerprint import VERSION, callable_id, processor_id
 from layersurgery.scoring._last_call import LastCall
-from layersurgery.scoring._prompts import Prompt, letter_prompt, text_prompt
+from layersurgery.scoring._prompts import Prompt
 from layersurgery.scoring._scores import Scores
+from layersurgery.scoring._templates import BY_TEXT, PLAIN
+from layersurgery.scoring._variants import reduced, spread
 from layersurgery.tasks import LETTERS, Sample
 
 _TAIL = 32  # characters of the prompt in front of a candidate; no token reaches further back across the boundary
@@ -31,6 +33,8 @@ class ChoiceScorer:
     batch where every candidate is a single token, as letters are; a candidate of several tokens gets a row of its own
     and the **sum** of its tokens' log-probabilities (not the mean: longer options are less likely a priori).
 
+    A sample with `variants` is right where all of them are, and its margin is the smallest of theirs.
+
     The accuracy by option letters of the paper [A], read off the model's probabilities in place of generated text.
     Processed inputs of the last call are kept (at most 1 GiB) for the next call on the same sample objects.
 
@@ -38,8 +42,9 @@ class ChoiceScorer:
         processor: the model's Hugging Face processor, or the tokenizer of a text model; never changed.
         batch_size: rows in one forward pass; changes no answer beyond float noise.
         candidates: "letters" (A, B, ...) or "options" (the options' texts).
-        prompt: from a sample to the user's message; None: the question, one "A. text" line per option and what to
-            answer with. Goes into the chat template, or in front of "Answer:" where there is none.
+        prompt: from a sample to the user's message, for instance a `prompt_template`; None: the question, one "A. text"
+            line per option and what to answer with. Goes into the chat template, or in front of "Answer:" where there
+            is none.
 
     Raises:
         ScoringError: for a setting that cannot work. Calling the scorer raises it for a model in training mode, and
@@ -84,7 +89,8 @@ class ChoiceScorer:
         Raises:
             SampleError, ScoringError: see the class.
         """
-        module, samples = _inputs.ready(model, samples)
+        module, given = _inputs.ready(model, samples)
+        samples = spread(given)
         for sample in samples:
             _check_options(sample)
         start = _decoder_start(module) if _inputs.is_encoder_decoder(module) else None
@@ -92,7 +98,7 @@ class ChoiceScorer:
         for batch in self._last.batches(samples, start, lambda: self._batches(samples, start)):
             for (sample, option), value in zip(batch.targets, _log_probs(module, batch), strict=True):
                 found[sample][option] += value
-        return _scores(samples, found)
+        return reduced(given, _scores(samples, found))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -111,9 +117,9 @@ class ChoiceScorer:
         )
 
     def _batches(self, samples: Sequence[Sample], start: tuple[int, ...] | None) -> Iterator[_Batch]:
-        prompt = self.prompt or (letter_prompt if self.candidates == "letters" else text_prompt)
+        prompt = self.prompt or (PLAIN if self.candidates == "letters" else BY_TEXT)
         fill = _inputs.pad_id(_inputs.tokenizer_of(self.processor))
-        for group in _inputs.by_image_count(samples):
+        for group in _inputs.by_picture_count(samples, prompt):
             rows: list[_Row] = []
             for position in group:
                 sample = samples[position]

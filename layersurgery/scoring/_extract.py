@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from layersurgery.tasks import LETTERS
 
 # Full-width punctuation and typographic dashes, as plain ones.
-_PLAIN = str.maketrans(
+PLAIN_MARKS = str.maketrans(
     {
         "\uff08": "(",
         "\uff09": ")",
@@ -45,10 +45,10 @@ _LINE = re.compile(rf"^[ \t\"'`*_(\[]*{_LETTER}", re.MULTILINE)
 
 _ENDS = re.compile(r"[\"'`*_$)\]}>]*(?:[.,:;!?)\]](?=\W|$)|\s*$|\s*\n|\s+-+\s)")
 _REASON = re.compile(r"\s+(?:because|since|as\s+the|due\s+to|is\s+(?:the\s+)?(?:correct|right|best))\b", re.IGNORECASE)
-_DENIED = re.compile(
+DENIED = re.compile(
     r"[\s\"'`*_)\]]*\b(?:(?:is|was)\s+(?:not|wrong|incorrect|false)|isn't|wasn't|cannot|can't)\b", re.IGNORECASE
 )
-_REFUSED = re.compile(r"(?:\bnot|n't|\bneither|\bnor|\bexcept)\W*(?:option\W*)?$", re.IGNORECASE)
+REFUSED = re.compile(r"(?:\bnot|n't|\bneither|\bnor|\bexcept)\W*(?:option\W*)?$", re.IGNORECASE)
 _AND = re.compile(
     r"[\s\"'`*_)\]]*(?:,|/|&|\bor\b|\band\b)\s*(?:option\s+)?[\"'`*_(\[]*(?P<letter>[A-Z])(?![A-Za-z0-9'])"
 )
@@ -61,7 +61,7 @@ _NUMBER = (
     r"(?<![\w.,/])(?P<number>[-+]?(?=\.?\d)(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d+)?)(?![\d/]|[.,]\d)"
 )
 _AFTER_CUE = re.compile(_CUE + _NUMBER, re.IGNORECASE)
-_ANY_NUMBER = re.compile(_NUMBER)
+ANY_NUMBER = re.compile(_NUMBER)
 _LEAD = re.compile(r"^(?:the\s+)?(?:(?:final|correct)\s+)?answer\s*(?:is|:)\s*", re.IGNORECASE)
 
 
@@ -86,7 +86,7 @@ def extract_letter(text: str, n_options: int) -> int | None:
         >>> extract_letter("The answer is (B).", 4), extract_letter("A dog is in the picture.", 4)
         (1, None)
     """
-    text = text.translate(_PLAIN)
+    text = text.translate(PLAIN_MARKS)
     alone = _ALONE.fullmatch(text)
     if alone:
         return _index({alone["letter"].upper()}, n_options)
@@ -106,8 +106,8 @@ def extract_number(text: str) -> float | None:
         >>> extract_number("The answer is 1,250 apples."), extract_number("between 3 and 4")
         (1250.0, None)
     """
-    for pattern in (_AFTER_CUE, _ANY_NUMBER):
-        found = {_value(match["number"]) for match in pattern.finditer(text.translate(_PLAIN))} - {None}
+    for pattern in (_AFTER_CUE, ANY_NUMBER):
+        found = {value(match["number"]) for match in pattern.finditer(text.translate(PLAIN_MARKS))} - {None}
         if found:
             return found.pop() if len(found) == 1 else None
     return None
@@ -127,28 +127,18 @@ def exact_match(text: str, expected: str) -> bool:
         >>> exact_match("The answer is 3.0.", "3"), exact_match('"Red"', "red"), exact_match("dark red", "red")
         (True, True, False)
     """
-    number = _value(expected.strip())
+    number = value(expected.strip())
     if number is not None:
         given = extract_number(text)
         return given is not None and math.isclose(given, number, rel_tol=1e-9, abs_tol=1e-12)
-    return _plain(text) == _plain(expected)
-
-
-def readable(text: str, expected: str) -> bool:
-    """Whether there is an answer in the text that `exact_match` can compare: a number for a number, else a word.
-
-    Examples:
-        >>> readable("I do not know", "7"), readable("I do not know", "red")
-        (False, True)
-    """
-    return extract_number(text) is not None if _value(expected.strip()) is not None else bool(_plain(text))
+    return plain(text) == plain(expected)
 
 
 def _said(pattern: re.Pattern[str], text: str, *, opens_line: bool = False) -> Iterator[str]:
     """The letters that `pattern` finds, and those listed after them ("B or C"), as capitals."""
     for match in pattern.finditer(text):
         letter, rest = match["letter"], text[match.end("letter") :]
-        if _denied(text, match) or not _stands(letter, rest, opens_line):
+        if denied(text, match) or not _stands(letter, rest, opens_line):
             continue
         yield letter.upper()
         other = _AND.match(rest)
@@ -158,9 +148,9 @@ def _said(pattern: re.Pattern[str], text: str, *, opens_line: bool = False) -> I
             other = _AND.match(rest)
 
 
-def _denied(text: str, match: re.Match[str]) -> bool:
+def denied(text: str, match: re.Match[str]) -> bool:
     before, after = text[: match.start("letter")], text[match.end("letter") :]
-    return bool(_DENIED.match(after) or _REFUSED.search(before))
+    return bool(DENIED.match(after) or REFUSED.search(before))
 
 
 def _stands(letter: str, rest: str, opens_line: bool) -> bool:
@@ -178,16 +168,18 @@ def _index(letters: set[str], n_options: int) -> int | None:
     return index if index < n_options else None
 
 
-def _value(number: str) -> float | None:
+def value(number: str) -> float | None:
+    """The number that a text is, or None."""
     try:
-        value = float(number.replace(",", ""))
+        found = float(number.replace(",", ""))
     except ValueError:
         return None
-    return value if math.isfinite(value) else None
+    return found if math.isfinite(found) else None
 
 
-def _plain(text: str) -> str:
-    words = _LEAD.sub("", text.translate(_PLAIN).strip()).strip().strip("\"'`*.!? ").casefold().split()
+def plain(text: str) -> str:
+    """The words of an answer, without what says that they are one, and without an article, case and marks around."""
+    words = _LEAD.sub("", text.translate(PLAIN_MARKS).strip()).strip().strip("\"'`*.!? ").casefold().split()
     if len(words) > 1 and words[0] in ("a", "an", "the"):
         words = words[1:]
     return " ".join(words)

@@ -8,8 +8,6 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from layersurgery.scoring._inputs import tokenizer_of
-
 VERSION = 1
 """Raised whenever a scorer of this library comes to give other scores for the same settings."""
 
@@ -42,7 +40,7 @@ def processor_id(processor: Any) -> str:
     Args:
         processor: a Hugging Face processor or a bare tokenizer.
     """
-    tokenizer = tokenizer_of(processor)
+    tokenizer = getattr(processor, "tokenizer", processor)
     image_processor = getattr(processor, "image_processor", None)
     parts = (
         type(tokenizer).__name__,

@@ -7,19 +7,22 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from layersurgery.errors import SampleError, ScoringError
 from layersurgery.scoring import _inputs
-from layersurgery.scoring._extract import exact_match, extract_letter, readable
 from layersurgery.scoring._fingerprint import VERSION, callable_id, processor_id
 from layersurgery.scoring._last_call import LastCall
-from layersurgery.scoring._prompts import Prompt, letter_prompt
+from layersurgery.scoring._prompts import Prompt
+from layersurgery.scoring._rules import Judgement, check_rule, judge
 from layersurgery.scoring._scores import Scores
+from layersurgery.scoring._templates import PLAIN
+from layersurgery.scoring._variants import reduced, spread
 from layersurgery.tasks import Sample
 
-Extract = Callable[[str, int], "int | None"]
+Extract = Callable[[str, Sample], Judgement]
 
 # Plain greedy decoding, said in full: whatever is left open is filled in from the checkpoint's own settings. None
 # switches a setting off, and is ignored by versions of transformers that do not know it.
@@ -44,9 +47,9 @@ _GREEDY: dict[str, Any] = {
 class GenerationScorer:
     """Scores samples by the text that the model writes, decoded greedily.
 
-    A sample with options is right where `extract` reads its letter out of the text; an open question where the text is
-    an exact match (`exact_match`). What cannot be read is wrong, never guessed: `answered` says which. `text` holds the
-    answers, stripped. The paper's way of scoring [A].
+    `extract` reads the answer out of the text, and compares it. What cannot be read is wrong, never guessed: `answered`
+    says which. `text` holds the answers, stripped. A sample with `variants` is right where all of them are; its text is
+    theirs, a line each. The paper's way of scoring [A].
 
     Decoding is plain greedy whatever the checkpoint's generation settings say (no sampling, beams, penalties or length
     limits); only its special tokens and those that it must not write are heeded. Processed inputs of the last call are
@@ -54,11 +57,11 @@ class GenerationScorer:
 
     Args:
         processor: the model's Hugging Face processor, or the tokenizer of a text model; never changed.
-        extract: from (text, number of options) to the index of the option that is meant, or None.
+        extract: one of `RULES` (see `judge`), or a function from a text and its sample to a `Judgement`.
         max_new_tokens: length limit of an answer, in tokens.
         batch_size: samples that are decoded together; changes no answer beyond float noise.
-        prompt: from a sample to the user's message; None: as in `ChoiceScorer`, or the question and "Answer the
-            question using a single word or phrase." for open questions.
+        prompt: from a sample to the user's message, for instance a `prompt_template`; None: the question, one "A. text"
+            line per option, and what to answer with.
 
     Raises:
         ScoringError: for a setting that cannot work. Calling the scorer raises it for a model in training mode or one
@@ -79,7 +82,7 @@ class GenerationScorer:
     """
 
     processor: Any
-    extract: Extract = field(default=extract_letter, kw_only=True)
+    extract: str | Extract = field(default="letters-v1", kw_only=True)
     max_new_tokens: int = field(default=16, kw_only=True)
     batch_size: int = field(default=16, kw_only=True)
     prompt: Prompt | None = field(default=None, kw_only=True)
@@ -88,8 +91,13 @@ class GenerationScorer:
     def __post_init__(self) -> None:
         _inputs.check_processor(self.processor, self.batch_size)
         _inputs.check_count(self.max_new_tokens, "max_new_tokens")
-        if not callable(self.extract):
-            raise ScoringError(f"extract is {self.extract!r}; give a function from (text, n_options) to an index")
+        if isinstance(self.extract, str):
+            check_rule(self.extract)
+        elif not callable(self.extract):
+            raise ScoringError(
+                f"extract is {self.extract!r}; give the name of a rule, such as 'letters-v1', or a function from "
+                "(text, sample) to a Judgement"
+            )
 
     def __call__(self, model: Any, samples: Iterable[Sample]) -> Scores:
         """Score `samples`.
@@ -104,7 +112,8 @@ class GenerationScorer:
         Raises:
             SampleError, ScoringError: see the class.
         """
-        module, samples = _inputs.ready(model, samples)
+        module, given = _inputs.ready(model, samples)
+        samples = spread(given)
         if not callable(getattr(module, "generate", None)):
             raise ScoringError(
                 f"{type(module).__name__} cannot generate; load the model with its language-model head "
@@ -113,42 +122,47 @@ class GenerationScorer:
         for sample in samples:
             if sample.answer is None:
                 raise SampleError(f"sample {sample.id!r} has no answer to compare with; give it one")
+            if isinstance(self.extract, str):
+                check_rule(self.extract, sample)
         encoder = _inputs.is_encoder_decoder(module)
         texts = [""] * len(samples)
         for batch in self._last.batches(samples, encoder, lambda: self._batches(samples, encoder)):
             for position, text in zip(batch.positions, self._write(module, batch), strict=True):
                 texts[position] = text
         judged = [self._judge(sample, text) for sample, text in zip(samples, texts, strict=True)]
-        return Scores(
-            [correct for correct, _ in judged],  # pyright: ignore[reportArgumentType]
+        scores = Scores(
+            np.array([judgement.correct for judgement in judged], float),
             text=texts,
-            answered=[answered for _, answered in judged],  # pyright: ignore[reportArgumentType]
+            answered=np.array([judgement.answer is not None for judgement in judged]),
         )
+        return reduced(given, scores)
 
     @cached_property
     def fingerprint(self) -> str:
         """A short string of everything that changes results; what differs in it must not share a store."""
         prompt = callable_id(self.prompt) if self.prompt else "default"
         return (
-            f"GenerationScorer/{VERSION} extract={callable_id(self.extract)} max_new_tokens={self.max_new_tokens} "
+            f"GenerationScorer/{VERSION} extract={self._rule()} max_new_tokens={self.max_new_tokens} "
             f"prompt={prompt} processor={processor_id(self.processor)}"
         )
 
     def __repr__(self) -> str:
         prompt = f", prompt={callable_id(self.prompt)}" if self.prompt else ""
-        name = getattr(self.extract, "__qualname__", type(self.extract).__qualname__)
+        given = self.extract
+        name = repr(given) if isinstance(given, str) else getattr(given, "__qualname__", type(given).__qualname__)
         return (
             f"GenerationScorer({type(self.processor).__name__}, extract={name}, max_new_tokens={self.max_new_tokens}, "
             f"batch_size={self.batch_size}{prompt})"
         )
 
     def _batches(self, samples: Sequence[Sample], encoder: bool) -> Iterator[_Batch]:
+        prompt = self.prompt or PLAIN
         fill = _inputs.pad_id(_inputs.tokenizer_of(self.processor))
-        for group in _inputs.by_image_count(samples):
+        for group in _inputs.by_picture_count(samples, prompt):
             for begin in range(0, len(group), self.batch_size):
                 positions = group[begin : begin + self.batch_size]
                 items = [
-                    _inputs.prepare(self.processor, samples[position], self.prompt or letter_prompt, encoder=encoder)
+                    _inputs.prepare(self.processor, samples[position], prompt, encoder=encoder)
                     for position in positions
                 ]
                 # A decoder goes on at the end of each row; an encoder's absolute positions count from the left.
@@ -165,15 +179,18 @@ class GenerationScorer:
             output = module.generate(**inputs, **settings)  # pyright: ignore[reportCallIssue]
         return [tokenizer.decode(row[given:], skip_special_tokens=True).strip() for row in output]
 
-    def _judge(self, sample: Sample, text: str) -> tuple[bool, bool]:
-        if not sample.options:
-            return exact_match(text, str(sample.answer)), readable(text, str(sample.answer))
-        found = self.extract(text, len(sample.options))
-        if found is not None and (isinstance(found, bool) or not isinstance(found, int)):
+    def _judge(self, sample: Sample, text: str) -> Judgement:
+        if isinstance(self.extract, str):
+            return judge(text, sample, self.extract)
+        found = self.extract(text, sample)
+        if not isinstance(found, Judgement):
             raise ScoringError(
-                f"extract returned {found!r} for sample {sample.id!r}; it must return the index of an option, or None"
+                f"extract returned {found!r} for sample {sample.id!r}; it must return a layersurgery.scoring.Judgement"
             )
-        return found == sample.answer, found is not None
+        return found
+
+    def _rule(self) -> str:
+        return self.extract if isinstance(self.extract, str) else callable_id(self.extract)
 
 
 @dataclass(frozen=True)

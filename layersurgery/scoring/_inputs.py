@@ -13,7 +13,7 @@ from torch import nn
 
 from layersurgery.errors import SampleError, ScoringError
 from layersurgery.scoring._images import load_images
-from layersurgery.scoring._prompts import Prompt, render
+from layersurgery.scoring._prompts import Picture, Prompt, message_parts, render
 from layersurgery.sites._unwrap import unwrap
 from layersurgery.tasks import Sample
 
@@ -121,7 +121,8 @@ def prepare(processor: Any, sample: Sample, prompt: Prompt, *, encoder: bool) ->
         ScoringError: if the processor refuses the sample.
     """
     rendered = render(processor, sample, prompt)
-    arguments: dict[str, Any] = {"images": [load_images(sample)]} if sample.images else {}
+    images = load_images(sample) if rendered.pictures else []
+    arguments: dict[str, Any] = {"images": [[images[index] for index in rendered.pictures]]} if images else {}
     try:
         with unchanged(tokenizer_of(processor)):
             encoded = processor(
@@ -143,7 +144,7 @@ def prepare(processor: Any, sample: Sample, prompt: Prompt, *, encoder: bool) ->
 
 
 def collate(items: Sequence[Prepared], *, side: str, fill: int, extra: Sequence[Sequence[int]] = ()) -> dict[str, Any]:
-    """One batch of prepared samples that have the same number of images.
+    """One batch of prepared samples that show the same number of pictures.
 
     Args:
         items: prepared samples; one may occur several times.
@@ -201,11 +202,12 @@ def place(inputs: dict[str, Any], module: nn.Module) -> dict[str, Any]:
     }
 
 
-def by_image_count(samples: Sequence[Sample]) -> list[list[int]]:
-    """Positions of the samples, in groups with the same number of images: processors and models take no mixture."""
+def by_picture_count(samples: Sequence[Sample], prompt: Prompt) -> list[list[int]]:
+    """Positions of the samples, in groups that show the same number of pictures: processors take no mixture."""
     groups: dict[int, list[int]] = {}
     for position, sample in enumerate(samples):
-        groups.setdefault(len(sample.images), []).append(position)
+        shown = sum(isinstance(part, Picture) for part in message_parts(sample, prompt))
+        groups.setdefault(shown, []).append(position)
     return [groups[count] for count in sorted(groups)]
 
 

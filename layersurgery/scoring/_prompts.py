@@ -2,52 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from layersurgery.errors import SampleError, ScoringError
-from layersurgery.tasks import LETTERS, Sample
-
-Prompt = Callable[[Sample], str]
-
-BY_LETTER = "Answer with the option's letter from the given choices directly."
-_BY_TEXT = "Answer with the option's text from the given choices directly."
-_OPEN = "Answer the question using a single word or phrase."
+from layersurgery.tasks import Sample
 
 
-def letter_prompt(sample: Sample) -> str:
-    r"""The default prompt: the question, one lettered line per option, and what to answer with.
+@dataclass(frozen=True)
+class Picture:
+    """Where in a message one of the sample's images stands.
 
     Args:
-        sample: with options, or an open question.
-
-    Examples:
-        >>> print(letter_prompt(Sample("q1", "Which colour is the sky?", ("red", "blue"), 1)))
-        Which colour is the sky?
-        A. red
-        B. blue
-        Answer with the option's letter from the given choices directly.
+        index: which one, counted from 0.
     """
-    return "\n".join([sample.question, *_option_lines(sample), BY_LETTER if sample.options else _OPEN])
+
+    index: int
 
 
-def text_prompt(sample: Sample) -> str:
-    """The default prompt where the options' texts are the candidates: as `letter_prompt`, but asking for the text.
+Message: TypeAlias = str | Sequence[str | Picture]
+"""What the user says: a text with all of the sample's images before it, or texts and pictures in their order."""
 
-    Examples:
-        >>> print(text_prompt(Sample("q1", "Which colour is the sky?", ("red", "blue"), 1)).splitlines()[-1])
-        Answer with the option's text from the given choices directly.
-    """
-    return "\n".join([sample.question, *_option_lines(sample), _BY_TEXT if sample.options else _OPEN])
+Prompt: TypeAlias = Callable[[Sample], Message]
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A prompt as the processor takes it, and whether the tokenizer is still to add its special tokens."""
+    """A prompt as the processor takes it.
+
+    Args:
+        text: with a mark for each image.
+        pictures: which of the sample's images are shown, in order; one may be shown several times.
+        add_special_tokens: whether the tokenizer is still to add its own.
+    """
 
     text: str
+    pictures: tuple[int, ...]
     add_special_tokens: bool
+
+
+def message_parts(sample: Sample, prompt: Prompt) -> tuple[str | Picture, ...]:
+    """The message as texts and pictures in their order.
+
+    Args:
+        sample: the sample.
+        prompt: from the sample to the message.
+
+    Raises:
+        ScoringError: if `prompt` returns something else, or shows a picture that the sample does not have.
+    """
+    message = prompt(sample)
+    if isinstance(message, str):
+        return (*(Picture(index) for index in range(len(sample.images))), message)
+    parts = tuple(message) if isinstance(message, Sequence) else (message,)
+    for part in parts:
+        if not isinstance(part, (str, Picture)):
+            raise ScoringError(
+                f"prompt returned {part!r:.80} for sample {sample.id!r}; it must return a text, or a sequence of texts "
+                "and of layersurgery.scoring.Picture"
+            )
+        if isinstance(part, Picture) and not 0 <= part.index < len(sample.images):
+            raise ScoringError(
+                f"prompt shows picture {part.index} of sample {sample.id!r}, which has {len(sample.images)}; they are "
+                "counted from 0"
+            )
+    return parts
 
 
 def render(processor: Any, sample: Sample, prompt: Prompt) -> Rendered:
@@ -55,48 +75,42 @@ def render(processor: Any, sample: Sample, prompt: Prompt) -> Rendered:
 
     Args:
         processor: a Hugging Face processor or a bare tokenizer.
-        sample: its images become one image part each, before the text.
+        sample: the sample.
         prompt: from the sample to the user's message.
 
     Raises:
-        ScoringError: if `prompt` does not return a string.
+        ScoringError: if `prompt` does not return a message.
         SampleError: if there is no way to show the sample's images to this processor.
     """
-    message = prompt(sample)
-    if not isinstance(message, str):
-        raise ScoringError(
-            f"prompt returned {type(message).__name__} for sample {sample.id!r}; it must return a string"
-        )
+    parts = message_parts(sample, prompt)
+    pictures = tuple(part.index for part in parts if isinstance(part, Picture))
     is_processor = hasattr(processor, "tokenizer")
-    if sample.images and not hasattr(processor, "image_processor"):
+    if pictures and not hasattr(processor, "image_processor"):
         raise SampleError(
             f"sample {sample.id!r} has {len(sample.images)} image(s), but {type(processor).__name__} takes text only; "
             "give the scorer the model's processor (AutoProcessor.from_pretrained), not its tokenizer"
         )
     if not getattr(processor, "chat_template", None):
-        return Rendered(_image_marks(processor, sample) + message + "\nAnswer:", add_special_tokens=True)
-    content: Any = message
+        return Rendered(_marked(processor, sample, parts) + "\nAnswer:", pictures, add_special_tokens=True)
+    content: Any = "".join(part for part in parts if isinstance(part, str))
     if is_processor:  # templates of bare tokenizers expect a string here
-        content = [{"type": "image"} for _ in sample.images] + [{"type": "text", "text": message}]
+        content = [{"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in parts]
     chat = [{"role": "user", "content": content}]
     text = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
     # As transformers does it: a tokenizer's template writes its own special tokens, a processor's only if it
     # opens with the first one.
     bos = processor.tokenizer.bos_token if is_processor else None
-    return Rendered(text, add_special_tokens=is_processor and not (bos and text.startswith(bos)))
+    return Rendered(text, pictures, add_special_tokens=is_processor and not (bos and text.startswith(bos)))
 
 
-def _option_lines(sample: Sample) -> list[str]:
-    return [f"{letter}. {option}" for letter, option in zip(LETTERS, sample.options, strict=False)]
-
-
-def _image_marks(processor: Any, sample: Sample) -> str:
-    if not sample.images:
-        return ""
+def _marked(processor: Any, sample: Sample, parts: Sequence[str | Picture]) -> str:
     mark = getattr(processor, "image_token", None)
-    if not isinstance(mark, str):
+    if not isinstance(mark, str) and any(isinstance(part, Picture) for part in parts):
         raise SampleError(
             f"sample {sample.id!r} has images, but {type(processor).__name__} has neither a chat template nor an "
             "image_token to place them with; set processor.chat_template"
         )
-    return mark * len(sample.images) + "\n"
+    leading = next((position for position, part in enumerate(parts) if isinstance(part, str)), len(parts))
+    texts = [part if isinstance(part, str) else str(mark) for part in parts]
+    opening = "".join(texts[:leading])
+    return (f"{opening}\n" if opening else "") + "".join(texts[leading:])

@@ -28,7 +28,8 @@ class Sample:
         id: unique within its task; search and store tell samples apart by it.
         question: the question's text, without the options.
         options: the options' texts, in the order in which they are lettered A, B, C, ...; empty for other kinds.
-        answer: index of the right option; else the expected text, or several of which each is right.
+        answer: index of the right option; else the expected text, or several of which each is right (for a list: its
+            items).
         images: PIL images, or paths to image files, in the order in which the question counts them.
         task: name of the task (the paper's sub-category of a benchmark).
         group: samples of one group (questions on one image, say) are never split between probe and test; None: a group

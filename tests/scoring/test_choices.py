@@ -200,6 +200,16 @@ def test_equally_likely_options_count_as_the_first():
     assert scores.margin.tolist() == [0, 0]
 
 
+def test_a_sample_with_variants_is_as_good_as_the_worst_of_them():
+    model, tokenizer = tiny.llama(), tiny.tokenizer()
+    first, second, third = tiny.samples(3)
+    both = Sample(first.id, first.question, first.options, first.answer, variants=(second,))
+    scorer = ChoiceScorer(tokenizer, batch_size=2)
+    apart, together = scorer(model, [first, second, third]), scorer(model, [both, third])
+    assert together.margin.tolist() == [min(apart.margin[:2]), apart.margin[2]]
+    assert together.correct.tolist() == [min(apart.correct[:2]), apart.correct[2]]
+
+
 def test_prompt_replaces_the_question():
     model, tokenizer = tiny.llama(), tiny.tokenizer()
     samples = tiny.samples(4)

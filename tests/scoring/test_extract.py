@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layersurgery.scoring import exact_match, extract_letter, extract_number
+from layersurgery.scoring._extract import exact_match, extract_letter, extract_number
 
 LETTERS = [
     # alone

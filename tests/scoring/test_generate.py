@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from layersurgery.errors import SampleError, ScoringError
-from layersurgery.scoring import GenerationScorer
+from layersurgery.scoring import GenerationScorer, Judgement
 from layersurgery.tasks import Sample
 from tests.scoring import tiny
 from tests.scoring.test_choices import STARTS, TEXT, VISION, message
@@ -120,14 +120,49 @@ def test_open_questions_match_exactly_or_by_value(monkeypatch):
 def test_another_extractor_decides(monkeypatch):
     model, tokenizer = scripted(monkeypatch, ["red", "grey"])
     samples = [Sample(f"q{n}", "Which?", ("red", "grey"), 1) for n in range(2)]
-    by_colour = GenerationScorer(tokenizer, extract=lambda text, n: ("red", "grey")[:n].index(text))
-    assert by_colour(model, samples).correct.tolist() == [0, 1]
+
+    def by_colour(text, sample):
+        return Judgement(text, correct=sample.options[sample.answer] == text)
+
+    scores = GenerationScorer(tokenizer, extract=by_colour)(model, samples)
+    assert scores.correct.tolist() == [0, 1]
+    assert scores.answered.tolist() == [True, True]
 
 
 def test_an_extractor_that_returns_letters_is_refused(monkeypatch):
     model, tokenizer = scripted(monkeypatch, ["red"])
-    with pytest.raises(ScoringError, match="extract returned 'A' for sample 'q0'"):
-        GenerationScorer(tokenizer, extract=lambda text, n: "A")(model, tiny.samples(1))
+    with pytest.raises(ScoringError, match=r"extract returned 'A' for sample 'q0'; it must return a .*Judgement"):
+        GenerationScorer(tokenizer, extract=lambda text, sample: "A")(model, tiny.samples(1))
+
+
+def test_rules_are_taken_by_name(monkeypatch):
+    model, tokenizer = scripted(monkeypatch, ["A dog"] * 2)
+    sample = Sample("q", "What is it?", ("cat", "dog"), 1)
+    found = {
+        rule: GenerationScorer(tokenizer, extract=rule)(model, [sample]).correct.tolist()
+        for rule in ("letters-v1", "vlmevalkit-2024")
+    }
+    assert found == {"letters-v1": [1], "vlmevalkit-2024": [0]}
+
+
+def test_a_rule_that_cannot_read_a_sample_is_refused_before_anything_is_written(monkeypatch):
+    model, tokenizer = scripted(monkeypatch, [])
+    with pytest.raises(ScoringError, match="'mmmu-v1' cannot read the answer to sample 'q', which is of kind 'float'"):
+        GenerationScorer(tokenizer, extract="mmmu-v1")(model, [Sample("q", "How high?", answer="7")])
+
+
+def circular(first, second):
+    turned = Sample("q-turned", "Which?", ("grey", "red"), 1)
+    return Sample(f"q-{first}{second}", "Which?", ("red", "grey"), 0, variants=(turned,))
+
+
+def test_a_sample_is_right_where_all_of_its_variants_are(monkeypatch):
+    answers = [("A", "B"), ("A", "A"), ("B", "B"), ("A", "?")]
+    model, tokenizer = scripted(monkeypatch, [answer for pair in answers for answer in pair])
+    scores = GenerationScorer(tokenizer, batch_size=3)(model, [circular(*pair) for pair in answers])
+    assert scores.correct.tolist() == [1, 0, 0, 0]
+    assert scores.answered.tolist() == [True, True, True, False]
+    assert scores.text == ("A\nB", "A\nA", "B\nB", "A\n?")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from layersurgery.errors import SampleError, ScoringError
-from layersurgery.scoring import ChoiceScorer, GenerationScorer, _last_call, extract_letter
+from layersurgery.scoring import ChoiceScorer, GenerationScorer, _last_call, judge, prompt_template
 from layersurgery.tasks import Sample
 from tests.scoring import tiny
 
@@ -94,14 +94,16 @@ def test_other_bad_settings():
         ChoiceScorer(tiny.tokenizer(), candidates="words")
     with pytest.raises(ScoringError, match="max_new_tokens is 0"):
         GenerationScorer(tiny.tokenizer(), max_new_tokens=0)
-    with pytest.raises(ScoringError, match="extract is 'letter'"):
+    with pytest.raises(ScoringError, match="unknown rule 'letter'; did you mean 'letters-v1'"):
         GenerationScorer(tiny.tokenizer(), extract="letter")
+    with pytest.raises(ScoringError, match="extract is 3; give the name of a rule"):
+        GenerationScorer(tiny.tokenizer(), extract=3)
 
 
 @both
 def test_a_prompt_that_is_no_text(scorer):
-    with pytest.raises(ScoringError, match="prompt returned list for sample 'q0'"):
-        scorer(tiny.tokenizer(), prompt=lambda sample: [sample.question])(tiny.llama(), tiny.samples(1))
+    with pytest.raises(ScoringError, match="prompt returned 3 for sample 'q0'"):
+        scorer(tiny.tokenizer(), prompt=lambda sample: [sample.question, 3])(tiny.llama(), tiny.samples(1))
 
 
 @both
@@ -350,12 +352,12 @@ def test_reprs():
         "ChoiceScorer(LlavaProcessor, batch_size=3, candidates='letters')"
     )
     assert repr(GenerationScorer(tiny.llava_processor())) == (
-        "GenerationScorer(LlavaProcessor, extract=extract_letter, max_new_tokens=16, batch_size=16)"
+        "GenerationScorer(LlavaProcessor, extract='letters-v1', max_new_tokens=16, batch_size=16)"
     )
 
 
-def first_letter(text, n_options):
-    return extract_letter(text[:1], n_options)
+def first_letter(text, sample):
+    return judge(text[:1], sample)
 
 
 class Shots:
@@ -393,6 +395,9 @@ def test_fingerprints_tell_apart_what_changes_results():
         GenerationScorer(tokenizer),
         GenerationScorer(tokenizer, max_new_tokens=17),
         GenerationScorer(tokenizer, extract=first_letter),
+        GenerationScorer(tokenizer, extract="vlmevalkit-2024"),
+        GenerationScorer(tokenizer, prompt=prompt_template("vlmevalkit")),
+        GenerationScorer(tokenizer, prompt=prompt_template("vlmevalkit", family="llava")),
         GenerationScorer(tokenizer, prompt=lambda sample: sample.question),
     ]
     assert len({scorer.fingerprint for scorer in made}) == len(made)
