@@ -60,7 +60,8 @@ class Rule(Protocol):
     """Any callable of this form decides: `PaperRule`, or a function of one's own.
 
     A rule may have a property `labels_needed`, the most samples that it asks for; `talo` then refuses a pool
-    that is too small before anything is evaluated.
+    that is too small before anything is evaluated. It may have a method `evaluations`, as `PaperRule` has, from
+    which a dry run tells how long a search takes.
     """
 
     def __call__(self, oracle: Oracle, rng: np.random.Generator, /) -> Decision:

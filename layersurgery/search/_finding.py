@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from layersurgery.search._intervals import Interval
 if TYPE_CHECKING:
     from layersurgery.sites import Site
     from layersurgery.surgery import Surgery
-    from layersurgery.sweeps import ScoreTable
+    from layersurgery.sweeps import Answers, ScoreTable
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +42,11 @@ class Finding:
         rule: the rule.
         seed: the seed.
         seconds: wall time.
+        probe_ids: names of the samples that the decision rests on, in the order in which they were drawn.
+        confirm_ids: names of the held-out samples evaluated, in order.
+        probe_answers: what belongs beside the scores on the probe: how often no answer could be read, and what always
+            answering the same letter would score.
+        confirm_answers: the same of the held-out samples; None: not evaluated.
     """
 
     surgery: Surgery | None
@@ -57,6 +63,10 @@ class Finding:
     rule: Rule
     seed: int
     seconds: float
+    probe_ids: tuple[str, ...] = field(default=(), repr=False)
+    confirm_ids: tuple[str, ...] = field(default=(), repr=False)
+    probe_answers: Answers | None = None
+    confirm_answers: Answers | None = None
 
     @property
     def verdict(self) -> str:
@@ -93,7 +103,13 @@ class Finding:
             "site": None if self.site is None else self.site.to_dict(),
             "surgery": None if self.surgery is None else str(self.surgery),
             "sites": len(self.table.sites),
-            "probe": {"samples": self.n_probe, "base": self.probe_base, "gain": self.probe_gain},
+            "probe": {
+                "samples": self.n_probe,
+                "base": self.probe_base,
+                "gain": self.probe_gain,
+                **_beside(self.probe_answers),
+                "ids": self.probe_ids,
+            },
             "confirm": None
             if not self.confirmed
             else {
@@ -103,6 +119,8 @@ class Finding:
                 "gain": self.gain,
                 "interval": None if self.interval is None else vars(self.interval),
                 "harmful": self.harmful,
+                **_beside(self.confirm_answers),
+                "ids": self.confirm_ids,
             },
             "decision": {**vars(decision), "gains": None if decision.gains is None else decision.gains.tolist()},
             "evaluations": self.evaluations,
@@ -115,7 +133,8 @@ class Finding:
 
     def __str__(self) -> str:
         unit = _Unit.of(self.table)
-        return " ".join([*_found(self, unit), *_checked(self, unit), _cost(self), *_unknown(self)])
+        parts = [_found(self, unit), _checked(self, unit), _doubts(self, unit), [_cost(self)], _unknown(self)]
+        return " ".join(chain.from_iterable(parts))
 
 
 @dataclass(frozen=True)
@@ -146,11 +165,11 @@ def _found(found: Finding, unit: _Unit) -> Iterator[str]:
         yield f"Knock out: {found.surgery}{layer}."
         yield (
             f"On {probe} the unmodified model scores {unit.level(found.probe_base)}, and the knock-out changes that by "
-            f"{unit.change(found.probe_gain)}."
+            f"{unit.change(found.probe_gain)}{_aside(found.probe_answers)}."
         )
     else:
         yield "Keep the model as it is."
-        yield f"On {probe} it scores {unit.level(found.probe_base)}."
+        yield f"On {probe} it scores {unit.level(found.probe_base)}{_aside(found.probe_answers)}."
         gains = found.decision.gains
         if gains is not None and np.isfinite(gains).any():
             best = unit.change(float(np.nanmax(gains)))
@@ -164,7 +183,8 @@ def _checked(found: Finding, unit: _Unit) -> Iterator[str]:
         return
     yield (
         f"On {_samples(found.n_confirm, 'held-out ')} the score goes from {unit.level(found.confirm_base)} to "
-        f"{unit.level(found.confirm_score)}: a held-out gain of {unit.change(found.gain)}"
+        f"{unit.level(found.confirm_score)}{_aside(found.confirm_answers)}: a held-out gain of "
+        f"{unit.change(found.gain)}"
     )
     if found.interval is None:
         yield "(no interval: the scorer gives one number for all samples)."
@@ -175,6 +195,35 @@ def _checked(found: Finding, unit: _Unit) -> Iterator[str]:
         yield "This is a harm: do not use the knock-out, keep the model."
     elif found.interval.low <= 0:
         yield "The interval includes 0: that it helps is not shown."
+
+
+def _doubts(found: Finding, unit: _Unit) -> Iterator[str]:
+    """Whether a gain could be the work of a model that was damaged, and not of one that answers better."""
+    answers = found.confirm_answers if found.confirmed else found.probe_answers
+    if found.surgery is None or answers is None:
+        return
+    if answers.fewer_answers and answers.unanswered is not None:
+        before, after = (f"{100 * share:.1f} %" for share in answers.unanswered)
+        yield (
+            f"With the knock-out no answer can be read more often than without, in {after} against {before}: look at "
+            "the answers before using it."
+        )
+    base = found.probe_base if found.confirm_base is None else found.confirm_base
+    score = base + found.gain
+    if answers.constant is not None and score <= answers.constant + 1e-9:  # a sum of fractions is not exact
+        yield (
+            f"With the knock-out the score of {unit.level(score)} is no higher than that of always answering "
+            f"{answers.letter}, {unit.level(answers.constant)}: a model that gives the same letter to everything would "
+            "score as much, so this shows no skill."
+        )
+
+
+def _aside(answers: Answers | None) -> str:
+    return f" ({answers})" if answers is not None and str(answers) else ""
+
+
+def _beside(answers: Answers | None) -> dict[str, Any]:
+    return {} if answers is None else answers.to_dict()
 
 
 def _cost(found: Finding) -> str:

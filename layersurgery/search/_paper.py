@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -53,6 +54,24 @@ class PaperRule:
     def labels_needed(self) -> int:
         """The most samples that it asks for, discarded probe sets aside: N + N // 2 + N // 4."""
         return sum(self._steps)
+
+    def evaluations(self, sites: int, *, per_sample: bool = True) -> tuple[int, int]:
+        """The fewest and the most evaluations of a search: one sample on one variant each.
+
+        Fewest where the first round decides, most where it takes them all. Each probe set that is discarded before
+        costs `shots` more; where all of them are, no site is evaluated.
+
+        Args:
+            sites: number of candidate sites.
+            per_sample: whether the scorer scores single samples; one that gives one number for all of them scores the
+                enlarged set of each round anew.
+
+        Examples:
+            >>> PaperRule(shots=15).evaluations(sites=32)
+            (495, 825)
+        """
+        sets = list(accumulate(step for step in self._steps if step))
+        return (sites + 1) * sets[0], (sites + 1) * (sets[-1] if per_sample else sum(sets))
 
     @property
     def _steps(self) -> tuple[int, int, int]:

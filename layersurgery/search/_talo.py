@@ -19,7 +19,7 @@ from layersurgery.search._split import split
 if TYPE_CHECKING:
     from layersurgery.interventions import Intervention
     from layersurgery.sites import Site
-    from layersurgery.sweeps import ModelOracle, ScoreTable
+    from layersurgery.sweeps import Answers, ModelOracle, ScoreTable
 
 
 def talo(
@@ -47,8 +47,10 @@ def talo(
         confirm: held-out samples for the check of the chosen site, which the search never sees: how many of `samples`
             to draw and set aside (whole groups, so it may be fewer), or samples of their own. None: no check.
         seed: for all draws: the same seed, samples and scores give the same finding.
-        batch_size: most samples in one call of the scorer; None: the scorer's own `batch_size`, else all at once.
-        progress: show a bar with rate and time left on a terminal; a string is its label.
+        batch_size: most samples in one call of the scorer, halved where memory runs out; None: the scorer's own
+            `batch_size`, else all at once.
+        progress: show a bar with rate and time left on a terminal, or in a log a line every half minute; a string is
+            its label.
 
     Returns:
         The finding. Where no site is chosen there is nothing to check, and the held-out samples are not evaluated.
@@ -81,19 +83,22 @@ def talo(
     rule = PaperRule() if rule is None else rule
     _check(rule, seed)
     pool, held = split(check_samples(samples), confirm, rule, np.random.default_rng([seed, 1]))
-    settings = {"do": Zero() if do is None else do, "batch_size": batch_size}
+    do = Zero() if do is None else do
     sites = select(model) if at is None else at
-    oracle = ModelOracle(model, score, pool, at=sites, **settings, progress=_label(progress, "search"))
+    label = _label(progress, "search")
+    oracle = ModelOracle(model, score, pool, at=sites, do=do, batch_size=batch_size, progress=label)
 
     decision = _decide(rule, oracle, np.random.default_rng(seed))
     chosen = decision.site
     check = None
     if chosen is not None and held:
-        label = _label(progress, "held-out check")
-        check = ModelOracle(model, score, held, at=oracle.sites[chosen], **settings, progress=label)
+        label, site = _label(progress, "held-out check"), oracle.sites[chosen]
+        # with the batch size that the search was left with: what did not fit there will not fit here
+        check = ModelOracle(model, score, held, at=site, do=do, batch_size=oracle.batch_size, progress=label)
     reading = None if check is None else check.read([0, 1], range(check.n_samples))
 
     table = oracle.table()
+    probe = decision.columns or None
     base, gain = _on_probe(decision, table)
     return Finding(
         surgery=None if chosen is None else oracle.surgeries[chosen],
@@ -110,6 +115,10 @@ def talo(
         rule=rule,
         seed=seed,
         seconds=time.perf_counter() - start,
+        probe_ids=oracle.names(probe),
+        confirm_ids=() if check is None else check.names(),
+        probe_answers=_answers(oracle, probe, chosen),
+        confirm_answers=None if check is None else check.table().answers(0),
     )
 
 
@@ -132,6 +141,12 @@ def _decide(rule: Rule, oracle: ModelOracle, rng: np.random.Generator) -> Decisi
             f"the rule {rule!r} chose site {decision.site}, but there are {oracle.n_sites}, 0 to {oracle.n_sites - 1} "
             "(row i + 1 of a reading is site i)"
         )
+    strange = [column for column in decision.columns if not 0 <= column < oracle.n_samples]
+    if strange:
+        raise SearchError(
+            f"the rule {rule!r} names column {strange[0]} as one that it rests on, but there are {oracle.n_samples} "
+            f"samples, 0 to {oracle.n_samples - 1}"
+        )
     return decision
 
 
@@ -144,6 +159,11 @@ def _on_probe(decision: Decision, table: ScoreTable) -> tuple[float, float]:
     if decision.gains is not None:
         return base, float(decision.gains[decision.site])
     return base, float(table.vector[decision.site])
+
+
+def _answers(oracle: ModelOracle, probe: tuple[int, ...] | None, chosen: int | None) -> Answers | None:
+    """What belongs beside the scores on the probe; None where the base was never evaluated."""
+    return oracle.table(probe).answers(chosen) if oracle.names(probe) else None
 
 
 def _interval(check: ModelOracle | None, reading: Reading | None) -> Interval | None:

@@ -1,7 +1,8 @@
 """Sweep: the unmodified model and every variant, on the samples, cell by cell."""
 
+from layersurgery.sweeps._answers import Answers
 from layersurgery.sweeps._oracle import ModelOracle
 from layersurgery.sweeps._sweep import sweep
 from layersurgery.sweeps._table import ScoreTable
 
-__all__ = ["sweep", "ScoreTable", "ModelOracle"]
+__all__ = ["sweep", "ScoreTable", "Answers", "ModelOracle"]

@@ -9,6 +9,7 @@ import numpy as np
 from layersurgery.scoring import Reading, Scores
 from layersurgery.sites import Sites
 from layersurgery.surgery import Surgery
+from layersurgery.sweeps._answers import ConstantAnswer
 from layersurgery.sweeps._table import ScoreTable
 
 
@@ -45,24 +46,42 @@ class Cells:
         margin = self.margin[cells]
         return Reading(self.correct[cells], None if np.isnan(margin).any() else margin, self.best)
 
-    def table(self, sites: Sites, surgeries: tuple[Surgery, ...], names: list[str], per_sample: bool) -> ScoreTable:
-        """All columns that the base was evaluated on."""
-        if not per_sample:
-            last = next(reversed(self.totals.values()), {})
-            correct = np.array([[last.get(row, np.nan)] for row in range(len(sites) + 1)])
-            return ScoreTable(sites, surgeries, ("all",), correct, per_sample=False)
-        columns = np.flatnonzero(~np.isnan(self.correct[0]))
+    def columns(self) -> list[int]:
+        """The columns that the base was evaluated on; of whole rows, the last ones."""
+        if self.totals:
+            return list(next(reversed(self.totals)))
+        return [int(column) for column in np.flatnonzero(~np.isnan(self.correct[0]))]
+
+    def table(
+        self,
+        sites: Sites,
+        surgeries: tuple[Surgery, ...],
+        names: list[str],
+        columns: list[int],
+        constant: ConstantAnswer | None,
+    ) -> ScoreTable:
+        """These columns, scored sample by sample."""
+        correct = self.correct[:, columns]
         texts = [tuple(row[column] for column in columns) for row in self.text]
+        comparable = np.isin(correct[~np.isnan(correct)], (0.0, 1.0)).all()  # else a share of letters is no score
         return ScoreTable(
             sites,
             surgeries,
             tuple(names[column] for column in columns),
-            self.correct[:, columns],
+            correct,
             _or_none(self.margin[:, columns]),
             _or_none(self.answered[:, columns]),
             tuple(texts) if any(text is not None for row in texts for text in row) else None,
             best=self.best,
+            constant=constant.score if constant and comparable else None,
+            constant_letter=constant.letter if constant and comparable else None,
         )
+
+    def totals_table(self, sites: Sites, surgeries: tuple[Surgery, ...]) -> ScoreTable:
+        """The last whole rows: one number each."""
+        last = next(reversed(self.totals.values()), {})
+        correct = np.array([[last.get(row, np.nan)] for row in range(len(sites) + 1)])
+        return ScoreTable(sites, surgeries, ("all",), correct, per_sample=False)
 
 
 def _or_none(values: np.ndarray) -> np.ndarray | None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
-from layersurgery.errors import SampleError, ScoringError, SurgeryError
+from layersurgery.errors import LayerSurgeryWarning, SampleError, ScoringError, SurgeryError
 from layersurgery.interventions import Intervention
 from layersurgery.scoring import Reading, Scores
 from layersurgery.sites import Site, Sites, unwrap
 from layersurgery.surgery import Surgery
 from layersurgery.surgery._resolve import resolve
+from layersurgery.sweeps._answers import constant_answer
 from layersurgery.sweeps._call import Scorer, call, check_samples, sample_name
 from layersurgery.sweeps._cells import Cells
+from layersurgery.sweeps._memory import free_memory, no_memory_for_all, no_memory_for_one, ran_out_of_memory
+from layersurgery.sweeps._progress import Progress
 from layersurgery.sweeps._table import ScoreTable
 from layersurgery.sweeps._watch import Uses, Watch
 
@@ -29,6 +32,8 @@ class ModelOracle:
     prepares them once. Every cell is evaluated at most once. A scorer that gives one number for all samples is called
     once per row with all columns asked for; its number then stands in each of them.
 
+    Where memory runs out, the micro-batch is halved, with a warning, and stays so; what was evaluated is kept.
+
     Args:
         model: the model, in evaluation mode.
         score: `score(model, samples)`, giving one number per sample, or one in all, or `Scores`.
@@ -36,7 +41,8 @@ class ModelOracle:
         at: the sites, one per row after the first.
         do: what happens at each site.
         batch_size: most samples in one call of the scorer; None: the scorer's own `batch_size`, else all at once.
-        progress: show a bar with rate and time left on a terminal; a string is its label.
+        progress: show a bar with rate and time left on a terminal, or in a log a line every half minute; a string is
+            its label.
 
     Attributes:
         cells: cells (row and sample) evaluated so far.
@@ -44,8 +50,8 @@ class ModelOracle:
 
     Raises:
         SampleError: if there are no samples.
-        ScoringError: if the model is in training mode or `score` cannot be called; on reading: if the scorer fails, or
-            a site takes no part in what it does.
+        ScoringError: if the model is in training mode or `score` cannot be called; on reading: if the scorer fails, a
+            site takes no part in what it does, or memory does not suffice for a single sample.
         SurgeryError: if a surgery cannot be done on this model.
     """
 
@@ -69,7 +75,8 @@ class ModelOracle:
             raise SurgeryError("at= holds no site; use layersurgery.select(model) to find some")
         self._surgeries = tuple(Surgery(at=site, do=do) for site in self._sites)
         self._batch_size = _checked_batch_size(batch_size, score)
-        self._progress = progress
+        self._untold: list[str] = []
+        self._progress = Progress(_label(progress))
         module = unwrap(model)
         _check_ready(module, score)
         for surgery in self._surgeries:  # refuse what cannot be done before anything is evaluated
@@ -99,6 +106,11 @@ class ModelOracle:
         """The variants themselves."""
         return self._surgeries
 
+    @property
+    def batch_size(self) -> int | None:
+        """Most samples in one call of the scorer, as far as memory allowed so far; None: all at once."""
+        return None if self._batch_size == _ALL else self._batch_size
+
     def read(self, rows: Iterable[int], columns: Iterable[int]) -> Reading:
         """Scores of these rows and columns, evaluating what was not evaluated before.
 
@@ -114,33 +126,63 @@ class ModelOracle:
                 return self._read_totals(rows, columns)
         return self._cells.reading(rows, columns)
 
-    def table(self) -> ScoreTable:
-        """All that was evaluated so far, on the samples that the base was evaluated on."""
-        return self._cells.table(self._sites, self._surgeries, self._names, self.per_sample is not False)
+    def table(self, columns: Iterable[int] | None = None) -> ScoreTable:
+        """What was evaluated so far, on these columns in this order; None: on all that the base was evaluated on.
+
+        Raises:
+            SampleError: if a column is out of range, or there is none.
+        """
+        if self.per_sample is False:
+            return self._cells.totals_table(self._sites, self._surgeries)
+        wanted = self._cells.columns() if columns is None else _indices(columns, self.n_samples, "column")
+        constant = constant_answer([self._samples[column] for column in wanted])
+        return self._cells.table(self._sites, self._surgeries, self._names, wanted, constant)
+
+    def names(self, columns: Iterable[int] | None = None) -> tuple[str, ...]:
+        """What the samples of these columns are called; None: those that the base was last evaluated on."""
+        wanted = self._cells.columns() if columns is None else _indices(columns, self.n_samples, "column")
+        return tuple(self._names[column] for column in wanted)
 
     def _evaluate_missing(self, rows: list[int], columns: list[int]) -> None:
         missing = sum(len(self._cells.missing(row, columns)) for row in rows)
         if not missing:
             return
-        with self._bar(missing) as bar:
-            for start in range(0, len(columns), self._batch_size):
+        with self._progress.over(missing) as evaluated:
+            start = 0
+            while start < len(columns):
                 batch = columns[start : start + self._batch_size]
-                for row in rows:
-                    wanted = self._cells.missing(row, batch)
-                    if not wanted:
-                        continue
-                    scores = self._call(row, wanted)
-                    self._learn_kind(scores)
-                    if not isinstance(scores, Scores):
-                        return
-                    self._cells.store(row, wanted, scores)
-                    self.cells += len(wanted)
-                    bar.update(len(wanted))
+                if self._evaluate_batch(rows, batch, evaluated):
+                    start += len(batch)
+                if self.per_sample is False:
+                    return
+
+    def _evaluate_batch(self, rows: list[int], batch: list[int], evaluated: Callable[[int], None]) -> bool:
+        """Whether base and variants now stand for this micro-batch; if not, it was too large for the memory.
+
+        What stands already is not evaluated again when the rest of its micro-batch is, in smaller ones. A variant may
+        then be compared with a base of another batch size: the same samples in other company, which changes float noise
+        and nothing else.
+        """
+        for row in rows:
+            wanted = self._cells.missing(row, batch)
+            if not wanted:
+                continue
+            scores = self._attempt(row, wanted)
+            if scores is None:
+                return False
+            self._learn_kind(scores)
+            if not isinstance(scores, Scores):
+                return False
+            self._cells.store(row, wanted, scores)
+            self.cells += len(wanted)
+            evaluated(len(wanted))
+        return True
 
     def _learn_kind(self, scores: Scores | float) -> None:
         single = isinstance(scores, Scores)
         if self.per_sample is None:
             self.per_sample = single
+            self._tell()
         if self.per_sample and not single:
             raise ScoringError(
                 "the scorer gave one number in all, after one number per sample before; it must keep to one"
@@ -149,17 +191,44 @@ class ModelOracle:
     def _read_totals(self, rows: list[int], columns: list[int]) -> Reading:
         known = self._cells.totals.setdefault(tuple(columns), {})
         wanted = [row for row in rows if row not in known]
-        with self._bar(len(wanted) * len(columns)) as bar:
+        with self._progress.over(len(wanted) * len(columns)) as evaluated:
             for row in wanted:
-                total = self._call(row, columns)
-                if isinstance(total, Scores):
+                total = self._attempt(row, columns)
+                if not isinstance(total, float):
                     raise ScoringError(
                         "the scorer gave one number per sample, after one in all before; it must keep to one"
                     )
                 known[row] = total
                 self.cells += len(columns)
-                bar.update(len(columns))
+                evaluated(len(columns))
         return Reading(np.repeat([[known[row]] for row in rows], len(columns), axis=1))
+
+    def _attempt(self, row: int, columns: list[int]) -> Scores | float | None:
+        """The scorer's answer; None if memory ran out and a smaller batch may be tried, which is what comes next."""
+        try:
+            return self._call(row, columns)
+        except Exception as error:
+            if not ran_out_of_memory(error):
+                raise
+            where = "the unmodified model" if row == 0 else f"site {str(self._sites[row - 1])!r}"
+            if self.per_sample is False:
+                raise ScoringError(no_memory_for_all(len(columns), where, error)) from error
+            if len(columns) == 1:
+                raise ScoringError(no_memory_for_one(self._names[columns[0]], where, error)) from error
+        # Not before the error is gone: its frames hold the tensors of the call that failed.
+        free_memory()
+        self._batch_size = len(columns) // 2
+        self._untold.append(
+            f"out of memory with {len(columns)} samples at once; going on with {self._batch_size}. Give "
+            f"batch_size={self._batch_size} to start with that"
+        )
+        self._tell()
+        return None
+
+    def _tell(self) -> None:
+        """Of smaller batches, as soon as it is known that there are any: a scorer of one number in all has none."""
+        while self.per_sample and self._untold:
+            warnings.warn(self._untold.pop(0), LayerSurgeryWarning, stacklevel=2)
 
     def _call(self, row: int, columns: list[int]) -> Scores | float:
         samples = [self._samples[column] for column in columns]
@@ -185,18 +254,14 @@ class ModelOracle:
             call(self._score, self._model, samples, names, f"site {str(site)!r}")
         return uses.seen
 
-    def _bar(self, cells: int) -> Any:
-        if not self._progress:
-            return nullcontext(_NoBar())
-        from tqdm.auto import tqdm
 
-        label = self._progress if isinstance(self._progress, str) else "evaluating"
-        return tqdm(total=cells, desc=label, unit="cell", disable=None, leave=False, dynamic_ncols=True)
+_ALL = 2**62  # as a batch size: all at once
 
 
-class _NoBar:
-    def update(self, cells: int) -> None:
-        """Nothing to show."""
+def _label(progress: bool | str) -> str | None:
+    if not progress:
+        return None
+    return progress if isinstance(progress, str) else "evaluating"
 
 
 def _indices(values: Iterable[int], count: int, what: str) -> list[int]:
@@ -212,7 +277,7 @@ def _indices(values: Iterable[int], count: int, what: str) -> list[int]:
 def _checked_batch_size(batch_size: int | None, score: Any) -> int:
     size = batch_size if batch_size is not None else getattr(score, "batch_size", None)
     if size is None:
-        return 2**62  # all at once
+        return _ALL
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         raise SampleError(f"batch_size={size!r}: give a whole number >= 1, or None")
     return size

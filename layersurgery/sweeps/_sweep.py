@@ -30,8 +30,10 @@ def sweep(
         samples: the labelled samples; anything that the scorer understands.
         at: the sites; None: the attention of every layer of the language backbone, `select(model)`.
         do: the intervention; None: `Zero()`.
-        batch_size: most samples in one call of the scorer; None: the scorer's own `batch_size`, else all at once.
-        progress: show a bar with rate and time left on a terminal; a string is its label.
+        batch_size: most samples in one call of the scorer, halved where memory runs out; None: the scorer's own
+            `batch_size`, else all at once.
+        progress: show a bar with rate and time left on a terminal, or in a log a line every half minute; a string is
+            its label.
 
     Returns:
         The table of scores; `table.vector` is the task-layer interaction vector.

@@ -9,6 +9,7 @@ import numpy as np
 
 from layersurgery.sites import Sites
 from layersurgery.surgery import Surgery
+from layersurgery.sweeps._answers import Answers
 
 if TYPE_CHECKING:
     import pandas
@@ -30,6 +31,10 @@ class ScoreTable:
         per_sample: whether scores are of single samples; otherwise n = 1 and each is the scorer's one number.
         best: the best value that a score can take, if the scorer declares one.
         notes: what a reader should know of how the table was made.
+        constant: the score of always answering `constant_letter`, which is right more often on these samples than any
+            other; a sample without options counts as wrong, and one with `variants` as right if the letter is right in
+            all of them. None: the samples do not say which letter is right, or the scores are not all 0 or 1.
+        constant_letter: that letter, or None.
     """
 
     sites: Sites
@@ -42,6 +47,8 @@ class ScoreTable:
     per_sample: bool = True
     best: float | None = None
     notes: tuple[str, ...] = ()
+    constant: float | None = None
+    constant_letter: str | None = None
 
     @property
     def base(self) -> np.ndarray:
@@ -64,6 +71,25 @@ class ScoreTable:
         total = np.where(there, change, 0.0).sum(axis=1)
         return np.divide(total, there.sum(axis=1), out=np.full(len(total), np.nan), where=there.any(axis=1))
 
+    @property
+    def unanswered(self) -> np.ndarray | None:
+        """[sites + 1] share of samples in which no answer could be read; row 0 is the unmodified model.
+
+        NaN for a row that was not evaluated; None if the scorer does not say.
+        """
+        if self.answered is None:
+            return None
+        there = np.isfinite(self.answered)
+        missed = np.where(there, self.answered == 0, False).sum(axis=1)
+        return np.divide(missed, there.sum(axis=1), out=np.full(len(missed), np.nan), where=there.any(axis=1))
+
+    def answers(self, site: int | None = None) -> Answers:
+        """What belongs beside the base's mean score, and beside that of one site."""
+        rows = [0] if site is None else [0, site + 1]
+        known = self.unanswered is not None and np.isfinite(self.unanswered[rows]).all()
+        shares = tuple(float(self.unanswered[row]) for row in rows) if known and self.unanswered is not None else None
+        return Answers(shares, self.constant, self.constant_letter)
+
     def to_pandas(self) -> pandas.DataFrame:
         """A frame of scores: one row for the base and one per site, one column per sample."""
         import pandas as pd
@@ -80,6 +106,8 @@ class ScoreTable:
     def __str__(self) -> str:
         base = float(np.nanmean(self.base))
         lines = [f"base {base:.3f} on {len(self.samples)} samples" if self.per_sample else f"base {base:.4g}"]
+        if beside := str(self.answers()):
+            lines[0] += f" ({beside})"
         for site, change in zip(self.sites, self.vector, strict=True):
             layer = "-" if site.layer is None else str(site.layer)
             lines.append(f"{layer:>5}  {change:+.3f}  {site}")

@@ -1,6 +1,7 @@
 """Heat maps, trees and bars: what they show, and that they leave nothing behind."""
 
 import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -154,6 +155,38 @@ def test_bars_show_the_vector_with_whiskers_for_single_samples():
     assert np.allclose([bar.get_height() for bar in axes.patches], table.vector * 100)
     assert len(axes.collections) == 1
     assert not plot_vector([0.1, -0.2]).axes[0].collections
+
+
+def marked(**fields):
+    return replace(score_table(), **fields)
+
+
+def test_bars_stand_beside_what_one_letter_would_score():
+    table = marked(constant=0.9, constant_letter="B", answered=np.ones((4, 12)))
+    axes = table.plot().axes[0]
+    needed = (0.9 - table.base.mean()) * 100
+    assert needed > 0
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"] == [pytest.approx(needed)]
+    assert [text.get_text() for text in axes.texts] == ["always B"]
+    assert axes.get_xlabel().splitlines() == [
+        "layer",
+        f"unmodified: {100 * table.base.mean():.1f} %",
+        "no answer could be read in 0.0 %",
+        "always answering B would score 90.0 %",
+    ]
+
+
+def test_a_baseline_that_the_model_is_above_has_no_line():
+    axes = marked(constant=0.01, constant_letter="B").plot().axes[0]
+    assert not axes.texts
+    assert "always answering B would score 1.0 %" in axes.get_xlabel()
+
+
+def test_scores_that_are_no_accuracy_are_not_called_percent():
+    table = score_table()
+    axes = replace(table, correct=table.correct * 7.5, answered=np.ones((4, 12))).plot().axes[0]
+    assert axes.get_xlabel().splitlines() == ["layer", "no answer could be read in 0.0 %"]
+    assert score_table().plot().axes[0].get_xlabel() == plot_vector([0.1]).axes[0].get_xlabel() == "layer"
 
 
 def test_text_shows_signed_points_under_layer_numbers():
