@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from layersurgery import errors, testing
     from layersurgery.inspection import Anatomy, inspect
     from layersurgery.interventions import Intervention, LowRank, Mean, Noise, Scale, Skip, Uniform, Zero, register
-    from layersurgery.scoring import ChoiceScorer, GenerationScorer, Scores
+    from layersurgery.scoring import ChoiceScorer, GenerationScorer, Scores, prompt_template
     from layersurgery.search import Decision, Finding, PaperRule, TableOracle, talo
     from layersurgery.sites import Site, Sites, select
     from layersurgery.surgery import Surgery, status
     from layersurgery.sweeps import ModelOracle, ScoreTable, sweep
-    from layersurgery.tasks import Sample
+    from layersurgery.tasks import Sample, benchmark, load_samples
     from layersurgery.vectors import InteractionVectors
 
 # name -> room, in the order in which the data flows
@@ -42,6 +42,9 @@ _ROOMS = {
     "Surgery": "surgery",
     "status": "surgery",
     "Sample": "tasks",
+    "benchmark": "tasks",
+    "load_samples": "tasks",
+    "prompt_template": "scoring",
     "Scores": "scoring",
     "ChoiceScorer": "scoring",
     "GenerationScorer": "scoring",
@@ -76,6 +79,9 @@ __all__ = [
     "Surgery",
     "status",
     "Sample",
+    "benchmark",
+    "load_samples",
+    "prompt_template",
     "Scores",
     "ChoiceScorer",
     "GenerationScorer",

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from layersurgery import __version__
-from layersurgery.errors import LayerSurgeryError, TaskError
+from layersurgery.errors import LayerSurgeryError, LayerSurgeryWarning, TaskError
 
 DONE, FAILED, USAGE = 0, 1, 2
 
@@ -28,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as leaving:  # argparse leaves by itself, after --help and after a wrong word
         return leaving.code if isinstance(leaving.code, int) else USAGE
     try:
-        _run(options)
+        with _plain_warnings():
+            _run(options)
     except KeyboardInterrupt:
         return _say("interrupted; the model was restored, nothing was written over", FAILED)
     except TaskError as error:
@@ -50,6 +54,22 @@ def _say(message: str, code: int) -> int:
     return code
 
 
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Our warnings are for the user, who needs no line of code with them."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def say(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, LayerSurgeryWarning):
+                _say(" ".join(str(message).split()), DONE)
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = say
+        yield
+
+
 def _run(options: argparse.Namespace) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -61,6 +81,10 @@ def _run(options: argparse.Namespace) -> None:
         from layersurgery.cli._talo import talo
 
         talo(options)
+    elif options.command == "tasks":
+        from layersurgery.cli._tasks import tasks
+
+        tasks(options)
     else:
         from layersurgery.cli._demo import demo
 
@@ -76,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_inspect(commands)
     _add_talo(commands)
+    _add_tasks(commands)
     _add_demo(commands)
     return parser
 
@@ -99,26 +124,84 @@ def _add_talo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser = commands.add_parser(
         "talo",
         help="find the layer whose knock-out helps a task",
-        description="Task-Adaptive Layer Knockout: search on a small probe set, then check on held-out samples. "
-        "Without --data, TASK is one of the embedded benchmark's, and the check is on its test split.",
+        description="Task-Adaptive Layer Knockout: search on a small probe set, then check on held-out samples. The "
+        "questions are a benchmark's, your own, or, with neither --benchmark nor --data, the embedded benchmark's.",
     )
     _add_model(parser)
-    parser.add_argument(
-        "--task", metavar="TASK", help="the task; needed without --data, which it narrows down otherwise"
+    _add_questions(parser.add_argument_group("questions"))
+    search = parser.add_argument_group("search")
+    search.add_argument("--shots", type=_count, default=20, metavar="N", help="probe samples of the first round (20)")
+    search.add_argument(
+        "--confirm",
+        type=_count_or_0,
+        metavar="N",
+        help="held-out samples for the check (benchmark: all that the search cannot need; own data: 0; embedded: 500)",
     )
-    parser.add_argument("--data", metavar="FILE", help="labelled questions of your own (.jsonl or .parquet)")
-    parser.add_argument("--shots", type=_count, default=20, metavar="N", help="probe samples of the first round (20)")
-    parser.add_argument(
-        "--confirm", type=_count_or_0, metavar="N", help="held-out samples for the check (embedded: 500; own data: 0)"
+    search.add_argument("--do", default="zero", metavar="NAME", help="zero (the default), uniform, mean, noise, ...")
+    _add_where(search)
+    search.add_argument("--seed", type=_count_or_0, default=0, metavar="N", help="seed of all draws (0)")
+    search.add_argument(
+        "--dry-run", action="store_true", help="say how many evaluations, how long and how much memory it would take"
     )
-    parser.add_argument("--do", default="zero", metavar="NAME", help="zero (the default), uniform, mean, noise, ...")
-    _add_where(parser)
-    parser.add_argument("--scorer", choices=["choices", "generate"], default="choices", help="how answers are read")
-    parser.add_argument("--batch-size", type=_count, default=16, metavar="N", help="samples in one forward pass (16)")
-    parser.add_argument("--seed", type=_count_or_0, default=0, metavar="N", help="seed of all draws (0)")
-    parser.add_argument("--dtype", default="auto", help="float32, bfloat16, float16, or auto (the default)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ..., or auto (the default)")
+    _add_scoring(parser.add_argument_group("asking and reading"))
+    _add_loading(parser.add_argument_group("loading the model"))
     parser.add_argument("--output", metavar="DIR", help="write surgery.json and finding.json there")
+    _add_common(parser)
+
+
+def _add_questions(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--benchmark", metavar="NAME", help="mmstar, mmbench, mmmu, ... (see 'layersurgery tasks'), or a TOML file"
+    )
+    group.add_argument(
+        "--data", metavar="PATH", help="labelled questions of your own: .jsonl, .csv, .parquet, a folder"
+    )
+    group.add_argument(
+        "--task", metavar="TASK", help="one task of them, or DIVISION=VALUE of a benchmark; all without it"
+    )
+    group.add_argument("--source", metavar="PATH", help="the benchmark's local copy, or another hub id of it")
+    group.add_argument("--data-revision", metavar="REV", help="branch, tag or commit of the benchmark on the hub")
+    group.add_argument("--limit", type=_count, metavar="N", help="read at most N questions")
+    group.add_argument("--streaming", action="store_true", help="read them one by one, without downloading all")
+    group.add_argument(
+        "--circular", action="store_true", help="a question counts as right if all orders of its options are (mmbench)"
+    )
+
+
+def _add_scoring(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--scorer",
+        choices=["choices", "generate"],
+        help="by the likeliest option letter (default where all questions have options), or by the generated text",
+    )
+    group.add_argument(
+        "--prompt", metavar="STYLE", help="vlmevalkit (default for benchmarks), lmms-eval or plain (for other data)"
+    )
+    group.add_argument(
+        "--extract", metavar="RULE", help="how text is read: letters-v1, vlmevalkit-2024, mmmu-v1, mathvista-v1"
+    )
+    group.add_argument("--max-new-tokens", type=_count, metavar="N", help="longest generated answer (the benchmark's)")
+    group.add_argument("--batch-size", type=_count, default=16, metavar="N", help="samples in one forward pass (16)")
+
+
+def _add_loading(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--dtype", default="auto", help="float32, bfloat16, float16, or auto (the default)")
+    group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ..., or auto (the default)")
+    group.add_argument(
+        "--device-map", metavar="MAP", help="spread the model over devices: auto, balanced, ..., or JSON"
+    )
+    group.add_argument("--revision", metavar="REV", help="branch, tag or commit of the model on the hub")
+    group.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
+
+
+def _add_tasks(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "tasks",
+        help="list the benchmarks and their tasks",
+        description="List the benchmarks and their tasks, with how many questions each has; or all about one of them.",
+    )
+    parser.add_argument("benchmark", nargs="?", metavar="BENCHMARK", help="one of them, or a TOML file of your own")
+    parser.add_argument("--source", metavar="PATH", help="count in this local copy what there really is")
     _add_common(parser)
 
 
@@ -140,7 +223,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_where(parser: argparse.ArgumentParser) -> None:
+def _add_where(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--role", choices=["attention", "mlp", "layer"], help="which part of each layer (attention)")
     parser.add_argument("--tower", metavar="TOWER", help="language (the default), vision, audio, encoder, decoder, ...")
 

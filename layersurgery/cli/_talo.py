@@ -4,61 +4,96 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 from typing import Any
 
 from layersurgery.cli import _screen as screen
 from layersurgery.cli._load import load_model
+from layersurgery.cli._plan import plan
+from layersurgery.cli._questions import Questions, questions
 from layersurgery.errors import TaskError
-from layersurgery.tasks import Sample, load_samples
-
-EMBEDDED_PROBE = 200
-EMBEDDED_CONFIRM = 500
 
 
 def talo(options: argparse.Namespace) -> None:
-    """Search on one task, check, and say what was found."""
+    """Search on one task, check, and say what was found; or, in a dry run, what that would take."""
     import layersurgery as ls
     from layersurgery.interventions import intervention_from_dict
 
     do = intervention_from_dict({"name": options.do})
-    samples, confirm = _samples(options)
-    model, processor = load_model(options.model, dtype=options.dtype, device=options.device)
-    scorer = (ls.ChoiceScorer if options.scorer == "choices" else ls.GenerationScorer)(
-        processor, batch_size=options.batch_size
+    rule = ls.PaperRule(options.shots)
+    asked = questions(options, rule.labels_needed)
+    how = _way_of_scoring(options, asked)  # refused, if it must be, before a model is loaded
+    loaded = load_model(
+        options.model,
+        dtype=options.dtype,
+        device=options.device,
+        device_map=options.device_map,
+        trust_remote_code=options.trust_remote_code,
+        revision=options.revision,
     )
-    found = ls.talo(
-        model,
-        scorer,
-        samples,
-        at=ls.select(model, options.role, tower=options.tower),
-        do=do,
-        rule=ls.PaperRule(options.shots),
-        confirm=confirm,
-        seed=options.seed,
-        progress=not options.json,
-    )
-    record = {"model": options.model, "task": options.task, "data": options.data, **found.to_dict()}
+    scorer, prompt = _scorer(options, asked, how, loaded)
+    sites = ls.select(loaded.model, options.role, tower=options.tower)
+    record = {
+        "model": options.model,
+        "task": options.task,
+        "data": asked.origin,
+        "loaded": loaded.record.to_dict(),
+        "scorer": {"kind": how, "prompt": prompt.name, "fingerprint": scorer.fingerprint},
+        "notes": list(asked.notes),
+    }
+    search = {"at": sites, "do": do, "rule": rule, "confirm": asked.confirm, "seed": options.seed}
+    if options.dry_run:
+        foreseen = plan(loaded.model, scorer, asked.pool, **search)
+        _show({**record, "plan": foreseen.to_dict()}, str(foreseen), asked, options)
+        return
+    found = ls.talo(loaded.model, scorer, asked.pool, **search, progress=not options.json)
+    record |= found.to_dict()
     written = _write(found, record, options.output)
+    _show(record, screen.paragraph(str(found)), asked, options)
+    if not options.json:
+        for path in written:
+            print(f"written: {path}")
+
+
+def _way_of_scoring(options: argparse.Namespace, asked: Questions) -> str:
+    way = options.scorer
+    if way is None:
+        way = "choices" if asked.all_choices and options.extract is None else "generate"
+    if way == "choices" and not asked.all_choices:
+        raise TaskError("--scorer choices needs questions with options, and some have none; give --scorer generate")
+    if way == "choices":
+        for name in ("extract", "max_new_tokens"):
+            if getattr(options, name) is not None:
+                raise TaskError(f"--{name.replace('_', '-')} is for generated answers; give --scorer generate with it")
+    return way
+
+
+def _scorer(options: argparse.Namespace, asked: Questions, way: str, loaded: Any) -> tuple[Any, Any]:
+    import layersurgery as ls
+    from layersurgery.scoring import model_family, prompt_template
+
+    style = options.prompt or asked.style
+    prompt = prompt_template(style, family=model_family(loaded.model), overrides=asked.prompts.get(style))
+    if way == "choices":
+        return ls.ChoiceScorer(loaded.processor, batch_size=options.batch_size, prompt=prompt), prompt
+    scorer = ls.GenerationScorer(
+        loaded.processor,
+        extract=options.extract or asked.extract,
+        max_new_tokens=options.max_new_tokens or asked.max_new_tokens,
+        batch_size=options.batch_size,
+        prompt=prompt,
+    )
+    return scorer, prompt
+
+
+def _show(record: dict[str, Any], text: str, asked: Questions, options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(record))
         return
-    print(screen.paragraph(str(found)))
-    for path in written:
-        print(f"written: {path}")
-
-
-def _samples(options: argparse.Namespace) -> tuple[list[Sample], int | Sequence[Any] | None]:
-    if options.data is not None:
-        return load_samples(options.data, task=options.task), options.confirm or None
-    from layersurgery.embedded import TASKS, make_samples
-
-    if options.task is None:
-        raise TaskError(f"--task is needed without --data; the embedded tasks are {', '.join(TASKS)}")
-    pool = make_samples(options.task, "probe", max(EMBEDDED_PROBE, 4 * options.shots))
-    count = EMBEDDED_CONFIRM if options.confirm is None else options.confirm
-    return pool, make_samples(options.task, "test", count) if count else None
+    print(text)
+    for note in asked.notes:
+        print(screen.paragraph(f"Note: {note}."), file=sys.stderr)
 
 
 def _write(found: Any, record: dict[str, Any], output: str | None) -> list[Path]:

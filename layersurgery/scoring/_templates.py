@@ -231,8 +231,7 @@ def _book() -> dict[str, Any]:
 def _numbered(sample: Sample, text: str) -> Iterator[str | Picture]:
     for number in range(len(sample.images)):
         yield f"Image-{number + 1}: "
-        yield Picture(number)
-        yield "\n"
+        yield Picture(number)  # and a new line, which the chat templates of models that are asked so put after it
     yield text
 
 

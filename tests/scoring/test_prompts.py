@@ -169,7 +169,7 @@ def test_a_picture_that_is_not_there_is_an_error():
 
 def test_several_pictures_are_numbered():
     assert NUMBERED(asked("Which?", 1)) == "Which?"
-    assert NUMBERED(asked("Which?", 2)) == ("Image-1: ", Picture(0), "\n", "Image-2: ", Picture(1), "\n", "Which?")
+    assert NUMBERED(asked("Which?", 2)) == ("Image-1: ", Picture(0), "Image-2: ", Picture(1), "Which?")
 
 
 @pytest.mark.parametrize("scorer", [ChoiceScorer, GenerationScorer])

@@ -1,0 +1,203 @@
+"""What a search would take, before it is run: evaluations, time and memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from layersurgery.interventions import Intervention
+    from layersurgery.search import Rule
+    from layersurgery.sites import Site
+    from layersurgery.sweeps._usage import Memory
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `talo` would take with the same arguments.
+
+    Args:
+        samples: how many the search may draw from.
+        confirm: how many are held out for the check.
+        sites: how many are searched.
+        evaluations: the fewest and the most that the rule asks for, check included: one sample on one variant each.
+        seconds: what these take.
+        rate: evaluations in a second.
+        batch_size: samples in one call of the scorer, as far as memory allowed.
+        memory: what the model and one call take on each device.
+        notes: what the numbers leave out.
+    """
+
+    samples: int
+    confirm: int
+    sites: int
+    evaluations: tuple[int, int]
+    seconds: tuple[float, float]
+    rate: float
+    batch_size: int
+    memory: tuple[Memory, ...]
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-able data."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        held = f", {self.confirm} held out for the check" if self.confirm else ", no check on held-out samples"
+        rate = f"{self.rate:.1f}" if self.rate < 100 else f"{self.rate:.0f}"
+        together = "1 sample" if self.batch_size == 1 else f"{self.batch_size} samples"
+        lines = [
+            ("samples", f"{self.samples} to draw from{held}"),
+            ("sites", str(self.sites)),
+            ("evaluations", f"{_span(*self.evaluations, str)} (one sample on one variant each)"),
+            ("time", f"about {_duration(*self.seconds)} at {rate} per second, {together} at once"),
+            *(("memory", str(part)) for part in self.memory),
+            *(("note", note) for note in self.notes),
+        ]
+        return "\n".join(f"{name:<13}{text}" for name, text in lines)
+
+
+def plan(
+    model: Any,
+    scorer: Callable[[Any, Sequence[Any]], Any],
+    samples: Sequence[Any],
+    *,
+    at: Site | Iterable[Site] | None = None,
+    do: Intervention | None = None,
+    rule: Rule | None = None,
+    confirm: int | Sequence[Any] | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Plan:
+    """Estimate what `talo` takes with these arguments, by scoring two micro-batches on the unmodified model.
+
+    The first is to warm up. The second is scored twice, because a scorer may keep what it made of its samples: the base
+    pays for that, the variants do not. Nothing is changed in the model, and what `talo` would refuse before it starts
+    is refused here too.
+
+    Args:
+        model: as for `talo`, and so on for all that have the same name there.
+        scorer: its `score`.
+        samples: the labelled samples that the probe is drawn from.
+        at: the candidate sites.
+        do: the intervention.
+        rule: how to decide. One without a method `evaluations` is taken to read anything from nothing to everything.
+        confirm: held-out samples for the check.
+        seed: for the draw of the held-out samples.
+        batch_size: most samples in one call of the scorer.
+        clock: seconds that only go forward.
+
+    Raises:
+        SampleError, ScoringError, SurgeryError, SelectionError: as `talo`.
+    """
+    import numpy as np
+
+    from layersurgery.interventions import Zero
+    from layersurgery.search import PaperRule
+    from layersurgery.search._split import split
+    from layersurgery.sites import select
+    from layersurgery.sweeps._call import check_samples
+    from layersurgery.sweeps._usage import measured
+
+    rule = PaperRule() if rule is None else rule
+    pool, held = split(check_samples(samples), confirm, rule, np.random.default_rng([seed, 1]))
+    settings = {"at": select(model) if at is None else at, "do": Zero() if do is None else do}
+    watch = _Stopwatch(scorer, clock)
+    with measured(model) as memory:
+        trial = _Trial(model, watch, settings)
+        trial.read(pool[: min(getattr(rule, "labels_needed", len(pool)), len(pool))], batch_size, one_batch=True)
+        others = [*pool, *held][-trial.batch_size :]  # the farthest from those that were just read
+        fresh, kept = (trial.read(others, trial.batch_size) for _ in range(2))
+
+    search = _search_range(rule, trial.sites, len(pool), trial.per_sample)
+    base = 1 / (trial.sites + 1)  # share of the unmodified model, which comes first and pays for new samples
+    each = base * max(fresh, kept) + (1 - base) * kept
+    ends = [(search[0], len(held)), (search[1], 0), (search[1], len(held))]  # checked early, kept, checked late
+    cells = [searched + 2 * checked for searched, checked in ends]
+    seconds = [searched * each + checked * (max(fresh, kept) + kept) for searched, checked in ends]
+    return Plan(
+        samples=len(pool),
+        confirm=len(held),
+        sites=trial.sites,
+        evaluations=(min(cells), max(cells)),
+        seconds=(min(seconds), max(seconds)),
+        rate=max(cells) / max(*seconds, 1e-9),
+        batch_size=trial.batch_size,
+        memory=tuple(memory),
+        notes=_notes(rule),
+    )
+
+
+class _Stopwatch:
+    """A scorer that notes how long each call takes."""
+
+    def __init__(self, score: Callable[[Any, Sequence[Any]], Any], clock: Callable[[], float]) -> None:
+        self._score = score
+        self._clock = clock
+        self.batch_size = getattr(score, "batch_size", None)
+        self.calls: list[tuple[int, float]] = []
+
+    def __call__(self, model: Any, samples: Sequence[Any]) -> Any:
+        start = self._clock()
+        answer = self._score(model, samples)
+        self.calls.append((len(samples), self._clock() - start))
+        return answer
+
+
+class _Trial:
+    """Scores samples on the unmodified model as a search would: in micro-batches that fit into memory."""
+
+    def __init__(self, model: Any, watch: _Stopwatch, settings: dict[str, Any]) -> None:
+        self._model = model
+        self._watch = watch
+        self._settings = settings
+        self.sites = 0
+        self.batch_size = 0
+        self.per_sample = True
+
+    def read(self, samples: Sequence[Any], batch_size: int | None, one_batch: bool = False) -> float:
+        """Seconds for one sample."""
+        from layersurgery.sweeps import ModelOracle
+
+        oracle = ModelOracle(self._model, self._watch, samples, **self._settings, batch_size=batch_size)
+        count = min(oracle.batch_size or len(samples), len(samples)) if one_batch else len(samples)
+        before = len(self._watch.calls)
+        oracle.read([0], range(count))
+        self.sites, self.per_sample = oracle.n_sites, oracle.per_sample is not False
+        self.batch_size = min(oracle.batch_size or count, count)
+        calls = self._watch.calls[before:]
+        return sum(seconds for _, seconds in calls) / sum(number for number, _ in calls)
+
+
+def _search_range(rule: Any, sites: int, pool: int, per_sample: bool) -> tuple[int, int]:
+    if hasattr(rule, "evaluations"):
+        return rule.evaluations(sites, per_sample=per_sample)
+    return 0, (sites + 1) * getattr(rule, "labels_needed", pool)
+
+
+def _notes(rule: Any) -> tuple[str, ...]:
+    if not hasattr(rule, "evaluations"):
+        return ("the rule does not say how much it reads: anything from nothing to all that it may",)
+    shots = getattr(rule, "shots", None)
+    if shots is None:
+        return ()
+    return (f"each probe set that the unmodified model solves in full is discarded: {shots} evaluations more",)
+
+
+def _span(low: Any, high: Any, write: Callable[[Any], str]) -> str:
+    return write(low) if write(low) == write(high) else f"{write(low)} to {write(high)}"
+
+
+def _duration(low: float, high: float) -> str:
+    """A range of time in one unit.
+
+    Examples:
+        >>> _duration(183, 342), _duration(4, 5000)
+        ('3 to 6 min', '0.1 to 83.3 min')
+    """
+    size, unit = (3600, "h") if high >= 2 * 3600 else (60, "min") if high >= 120 else (1, "s")
+    digits = 1 if low < 3 * size else 0
+    return f"{_span(low / size, high / size, lambda value: f'{value:.{digits}f}')} {unit}"
