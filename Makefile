@@ -20,10 +20,13 @@ help: ## Show this list
 demo: $(VENV)/.demo ## Find, cut out, save and restore layers of the embedded model (results in demo-output/)
 	$(VENV)/bin/layersurgery demo --output $(OUTPUT)
 
-test: $(VENV)/.test ## Run the fast tests
+# What needs torchvision runs in a process of its own, so that the rest is tested without it.
+test: $(VENV)/.test $(VENV)/.torchvision ## Run the fast tests
+	$(RUN) -m pytest -m "not slow" -n $(WORKERS) tests/with_torchvision
 	$(RUN) -m pytest -m "not slow" -n $(WORKERS)
 
-test-all: $(VENV)/.test ## Run all tests
+test-all: $(VENV)/.test $(VENV)/.torchvision ## Run all tests
+	$(RUN) -m pytest -n $(WORKERS) tests/with_torchvision
 	$(RUN) -m pytest -n $(WORKERS)
 
 bench: $(VENV)/.test ## Check every class of transformers that can be built (about 3 minutes; WORKERS=2 processes)
@@ -73,6 +76,11 @@ $(VENV)/.test: $(NEEDS)
 	@echo "installing layersurgery and its tests' needs into $(VENV) (a few minutes the first time)"
 	$(INSTALL) --editable ".[plots,testing]" --group test
 	@touch $@ $(VENV)/.demo
+
+# Outside of site-packages, and without what it asks for (a build of torch for CUDA): tests/with_torchvision/shim.py says why.
+$(VENV)/.torchvision: $(VENV)/.made constraints.txt
+	$(INSTALL) --no-deps --upgrade --target $(VENV)/torchvision torchvision
+	@touch $@
 
 $(VENV)/.dev: $(NEEDS)
 	@echo "installing layersurgery and its developers' tools into $(VENV) (a few minutes the first time)"
