@@ -17,6 +17,7 @@ from scipy.stats import binomtest
 
 from layersurgery import ChoiceScorer, Sample, Zero, select, sweep
 from layersurgery.embedded import TASKS, make_samples
+from layersurgery.tasks import LETTERS
 
 ALPHA = 0.05
 BATCH = 64
@@ -84,7 +85,7 @@ def summarise(samples: dict[str, list[Sample]], tables: dict[str, np.ndarray]) -
     rows = []
     for p, (task, table) in zip(corrected, tables.items(), strict=True):
         accuracy = 100 * table.mean(axis=1)
-        counts = np.bincount([int(sample.answer or 0) for sample in samples[task]])
+        counts = np.bincount([LETTERS.index(sample.letter) for sample in samples[task]])
         rows.append(
             Row(
                 task=task,

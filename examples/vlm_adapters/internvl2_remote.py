@@ -10,8 +10,8 @@ kind.
 
 Tested: this file, on a tiny model with the same interface, and the cutting of images on real pictures. Not tested: the
 official checkpoints. Their code was written for transformers 4 (4.37 to about 4.45) and is reported to fail with 5,
-which layersurgery asks for. All that is used here also ran with 4.45.2, on the tiny model and by hand; in an environment
-of its own, after layersurgery was installed:
+which layersurgery asks for. All that is used here also ran with 4.45.2, on the tiny model and by hand. To try that, in
+an environment of its own, after layersurgery was installed:
 
 pip install --no-deps transformers==4.45.2 tokenizers==0.20.3 huggingface_hub==0.25.2
 

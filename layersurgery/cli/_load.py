@@ -83,6 +83,7 @@ def load_model(
     device_map: str | Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
     revision: str | None = None,
+    image_settings: str | Mapping[str, Any] | None = None,
 ) -> Loaded:
     """Load a model and its processor.
 
@@ -95,6 +96,7 @@ def load_model(
             "sequential", the name of a device, or which part goes where, as a mapping or as JSON.
         trust_remote_code: whether to run code that comes with the model.
         revision: branch, tag or commit on the hub.
+        image_settings: fields of the processor's image processor to set, such as its size, as a mapping or as JSON.
 
     Raises:
         ModelError: if there is no such model, dtype or device, a package is missing, or the weights do not fit.
@@ -108,6 +110,7 @@ def load_model(
     config = _config(name, **code)
     code["revision"] = _commit(name, revision)  # so that the weights are of the same commit, whatever happens there
     processor = _processor(name, config, code)
+    _set_images(processor, _image_settings(image_settings))
     settings = {**code, "device_map": places}
     on = _device_of(places, place)
     first = asked or _suitable(config.dtype, on, _is_embedded(name)) or "auto"
@@ -272,6 +275,38 @@ def _processor(name: str, config: Any, settings: dict[str, Any]) -> Any:
                 "same release as torch)"
             ) from error
         raise ModelError(f"the processor of {name} cannot be loaded: {_first_sentence(error)}") from error
+
+
+def _image_settings(value: str | Mapping[str, Any] | None) -> dict[str, Any]:
+    expected = 'give a JSON object such as {"size": {"shortest_edge": 336}}'
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ModelError(f"--image-settings {value!r} is not JSON ({error}); {expected}") from error
+    if value is not None and not isinstance(value, Mapping):
+        raise ModelError(f"--image-settings {value!r}: {expected}")
+    return dict(value or {})
+
+
+def _set_images(processor: Any, settings: Mapping[str, Any]) -> None:
+    """In the image processor: given to from_pretrained, they would also be kept with the tokenizer's settings."""
+    if not settings:
+        return
+    images: Any = getattr(processor, "image_processor", None)
+    if images is None:
+        raise ModelError(f"--image-settings was given, but {type(processor).__name__} takes no images")
+    known = images.to_dict()
+    unknown = next((name for name in settings if name not in known), None)
+    if unknown is not None:
+        raise ModelError(
+            f"--image-settings: {type(images).__name__} has no field {unknown!r}; its fields: "
+            f"{', '.join(sorted(known))}"
+        )
+    try:
+        processor.image_processor = type(images).from_dict({**known, **settings})
+    except (TypeError, ValueError, KeyError) as error:
+        raise ModelError(f"--image-settings {dict(settings)}: {type(images).__name__} refused them: {error}") from error
 
 
 def _weights(name: str, config: Any, settings: dict[str, Any]) -> Any:

@@ -190,6 +190,11 @@ def _add_loading(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--device-map", metavar="MAP", help="spread the model over devices: auto, balanced, ..., or JSON"
     )
+    group.add_argument(
+        "--image-settings",
+        metavar="JSON",
+        help='fields of the image processor to set, such as \'{"size": {"shortest_edge": 336}}\'',
+    )
     group.add_argument("--revision", metavar="REV", help="branch, tag or commit of the model on the hub")
     group.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
 

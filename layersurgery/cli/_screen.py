@@ -21,8 +21,9 @@ def title(text: str) -> str:
 
 
 def paragraph(text: str) -> str:
-    """Text wrapped to the screen."""
-    return textwrap.fill(text, width(), break_on_hyphens=False)
+    """Text wrapped to the screen, with percent signs kept at their numbers."""
+    tied = text.replace(" %", "\u00a0%")
+    return textwrap.fill(tied, width(), break_on_hyphens=False).replace("\u00a0", " ")
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:

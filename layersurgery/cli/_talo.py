@@ -31,14 +31,17 @@ def talo(options: argparse.Namespace) -> None:
         device_map=options.device_map,
         trust_remote_code=options.trust_remote_code,
         revision=options.revision,
+        image_settings=options.image_settings,
     )
     scorer, prompt = _scorer(options, asked, how, loaded)
     sites = ls.select(loaded.model, options.role, tower=options.tower)
     record = {
+        "layersurgery": ls.__version__,
         "model": options.model,
         "task": options.task,
         "data": asked.origin,
         "loaded": loaded.record.to_dict(),
+        "images": _image_record(loaded.processor),
         "scorer": {"kind": how, "prompt": prompt.name, "fingerprint": scorer.fingerprint},
         "notes": list(asked.notes),
     }
@@ -54,6 +57,12 @@ def talo(options: argparse.Namespace) -> None:
     if not options.json:
         for path in written:
             print(f"written: {path}")
+
+
+def _image_record(processor: Any) -> dict[str, Any] | None:
+    """The settings by which pictures become what the model sees, as the processor would store them."""
+    images = getattr(processor, "image_processor", None)
+    return None if images is None else json.loads(images.to_json_string())
 
 
 def _way_of_scoring(options: argparse.Namespace, asked: Questions) -> str:

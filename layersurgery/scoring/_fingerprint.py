@@ -42,11 +42,14 @@ def processor_id(processor: Any) -> str:
     """
     tokenizer = getattr(processor, "tokenizer", processor)
     image_processor = getattr(processor, "image_processor", None)
+    # Settings of images that were given to from_pretrained are kept with the tokenizer's too, and count first.
+    given = getattr(tokenizer, "init_kwargs", {}) if image_processor is not None else {}
     parts = (
         type(tokenizer).__name__,
         sorted(tokenizer.get_vocab().items()),
         getattr(processor, "chat_template", None),
         image_processor.to_json_string() if image_processor is not None else None,
+        *sorted((key, repr(value)) for key, value in given.items() if key in _IMAGE_SETTINGS),
     )
     return f"{type(processor).__name__}#{digest(repr(parts))}"
 
@@ -56,6 +59,10 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
+_IMAGE_SETTINGS = frozenset(
+    {"size", "crop_size", "min_pixels", "max_pixels", "crop_to_patches", "min_patches", "max_patches"}
+    | {"do_resize", "do_rescale", "do_normalize", "do_center_crop", "image_grid_pinpoints"}
+)
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from os import PathLike
 from typing import Any
 
@@ -20,7 +21,7 @@ def load_images(sample: Sample) -> list[Any]:
     images = []
     for image in sample.images:
         if isinstance(image, Image.Image):
-            images.append(image.convert("RGB"))
+            images.append(_opened_anew(image).convert("RGB"))
             continue
         if not isinstance(image, (str, PathLike)):
             raise SampleError(
@@ -32,3 +33,14 @@ def load_images(sample: Sample) -> list[Any]:
         except OSError as error:
             raise SampleError(f"sample {sample.id!r}: cannot read the image {str(image)!r}: {error}") from error
     return images
+
+
+def _opened_anew(image: Any) -> Any:
+    """A picture that lies in memory as a file, opened again: decoding would keep its pixels for as long as the sample.
+
+    Thousands of samples take little memory as files, and gigabytes as pixels.
+    """
+    from PIL import Image
+
+    file = getattr(image, "fp", None)  # gone once a picture is decoded
+    return Image.open(io.BytesIO(file.getvalue())) if isinstance(file, io.BytesIO) else image

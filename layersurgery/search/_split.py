@@ -24,6 +24,8 @@ def split(
 
     Raises:
         SampleError: if there are fewer samples than the rule and `confirm` need together, or a sample is on both sides.
+
+    Warns if the two sides are from benchmarks of which one was built from the other.
     """
     count = _count(confirm)
     _check_enough(len(samples), rule, count)
@@ -32,6 +34,7 @@ def split(
     else:
         pool, held = list(samples), [] if confirm is None else list(confirm)  # pyright: ignore[reportArgumentType]
     _check_disjoint(pool, held)
+    _warn_of_overlap(pool, held)
     return pool, held
 
 
@@ -89,6 +92,20 @@ def _check_disjoint(pool: list[Any], held: list[Any]) -> None:
                     f"the held-out samples must be others than the search sees: {kind} {name!r} is on both sides. "
                     "Remove it from one of them"
                 )
+
+
+def _warn_of_overlap(pool: list[Any], held: list[Any]) -> None:
+    """Of benchmarks that were built from one another, where the two sides come from different ones."""
+    sides = [dict.fromkeys(str(_field(sample, "benchmark") or "") for sample in side) for side in (pool, held)]
+    pairs = [(one, other) for one in sides[0] for other in sides[1] if one and other and one != other]
+    if not pairs:
+        return
+    from layersurgery.tasks import benchmarks, warn_of_overlap
+
+    known = benchmarks()
+    for one, other in pairs:
+        if one in known and other in known:  # nothing is said of a definition that was given as a file
+            warn_of_overlap(one, other)
 
 
 def _unit(sample: Any) -> Hashable:

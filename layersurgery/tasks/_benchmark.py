@@ -125,7 +125,7 @@ class Benchmark:
         """The benchmark that a definition file declares.
 
         Args:
-            path: a TOML file; its format is described in the how-to "Add a benchmark".
+            path: a TOML file; its format is described in the how-to "Define your own benchmark".
 
         Raises:
             TaskError: if it cannot be read, or a field is missing, unknown or malformed.

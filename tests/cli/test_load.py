@@ -254,3 +254,34 @@ def test_the_model_without_its_weights(llava):
     model = load_empty(llava)
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
     assert type(model).__name__ == "LlavaForConditionalGeneration"
+
+
+def test_image_settings_are_set(llava):
+    plain = load_model(llava)
+    larger = load_model(llava, image_settings='{"size": {"shortest_edge": 32}, "do_center_crop": false}')
+    assert plain.processor.image_processor.size["shortest_edge"] == 16
+    assert larger.processor.image_processor.size["shortest_edge"] == 32
+    shapes = [
+        one.processor.image_processor(tiny.picture(0, (40, 40)), return_tensors="pt")["pixel_values"].shape[-1]
+        for one in (plain, larger)
+    ]
+    assert shapes == [16, 32]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("{size: 3}", "--image-settings '{size: 3}' is not JSON"),
+        ("[1]", r"--image-settings \[1\]: give a JSON object"),
+        ('{"sise": 3}', "ImageProcessor.* has no field 'sise'; its fields: .*size"),
+        ('{"size": "large"}', "--image-settings .*large.*refused them"),
+    ],
+)
+def test_bad_image_settings(llava, settings, message):
+    with pytest.raises(ModelError, match=message):
+        load_model(llava, image_settings=settings)
+
+
+def test_image_settings_of_a_model_without_images(llama):
+    with pytest.raises(ModelError, match="takes no images"):
+        load_model(llama, image_settings={"size": {"shortest_edge": 32}})

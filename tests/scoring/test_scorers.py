@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from layersurgery.errors import SampleError, ScoringError
 from layersurgery.scoring import ChoiceScorer, GenerationScorer, _last_call, judge, prompt_template
+from layersurgery.scoring._images import load_images
 from layersurgery.tasks import Sample
 from tests.scoring import tiny
 
@@ -425,3 +428,15 @@ def test_fingerprints_are_the_same_in_another_process():
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == ChoiceScorer(tiny.llava_processor(), prompt=ending("!")).fingerprint
+
+
+def test_pictures_that_are_files_in_memory_stay_so():
+    """Pixels are kept by a picture once it is decoded: of thousands of samples, gigabytes."""
+    file = io.BytesIO()
+    tiny.picture(0, (40, 30)).save(file, "PNG")
+    lazy = Image.open(io.BytesIO(file.getvalue()))
+    sample = Sample("q", "Which?", ("red", "grey"), 0, (lazy,))
+    for _ in range(2):
+        shown = load_images(sample)[0]
+        assert np.array_equal(np.asarray(shown), np.asarray(tiny.picture(0, (40, 30)).convert("RGB")))
+        assert lazy.fp is not None

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import layersurgery as ls
-from layersurgery.errors import SampleError, ScoringError, SearchError
+from layersurgery.errors import LayerSurgeryWarning, SampleError, ScoringError, SearchError
 from layersurgery.search import Decision, PaperRule, paired_interval
+from layersurgery.search._split import split
 from layersurgery.tasks import Sample
 from layersurgery.testing import restored
 
@@ -352,3 +353,19 @@ def test_rules_and_tables_need_no_torch():
         "import sys, layersurgery.search, layersurgery.vectors, layersurgery.report; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def from_benchmark(name, count=30):
+    return [Sample(f"{name}-{n}", "Which?", ("red", "blue"), n % 2, benchmark=name) for n in range(count)]
+
+
+def test_a_check_on_a_benchmark_that_was_built_from_the_searched_one_is_warned_of():
+    with pytest.warns(LayerSurgeryWarning, match="MMStar took 345 of its 1500 questions from where MathVista-MINI is"):
+        split(from_benchmark("mathvista_mini"), from_benchmark("mmstar"), PaperRule(4), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("other", ["mmstar", "scienceqa_val", "birds", ""])
+def test_other_checks_are_not_warned_of(other, recwarn):
+    held = [Sample(f"held-{n}", "Which?", ("red", "blue"), 0, benchmark=other) for n in range(9)]
+    pool, kept = split(from_benchmark("mmstar"), held, PaperRule(4), np.random.default_rng(0))
+    assert (len(pool), len(kept), len(recwarn)) == (30, 9, 0)

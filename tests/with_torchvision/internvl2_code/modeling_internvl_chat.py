@@ -85,7 +85,7 @@ class InternVLChatModel(PreTrainedModel):
         embedded = self._embedded(input_ids, pixel_values)
         return self.language_model.generate(inputs_embeds=embedded, attention_mask=attention_mask, **settings)
 
-    def chat(  # noqa: PLR0917 - these are the official one's arguments
+    def chat(
         self,
         tokenizer,
         pixel_values,
