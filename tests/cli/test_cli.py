@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import layersurgery as ls
+from layersurgery.cli import main
 from layersurgery.embedded import TASKS, make_samples
 from tests import models
 
@@ -62,7 +63,7 @@ def test_help_is_quick():
         assert "inspect" in ok("--help")
         times.append(time.perf_counter() - start)
     assert statistics.median(times) < 1
-    for command in ("inspect", "talo", "demo"):
+    for command in ("inspect", "talo", "tasks", "demo"):
         assert "--json" in ok(command, "--help")
     assert ok("--version").strip() == f"layersurgery {ls.__version__}"
 
@@ -109,7 +110,7 @@ def test_inspect_needs_no_weights(folder, tmp_path):
         (2, "the following arguments are required: MODEL", ("inspect",)),
         (2, "'-3' is not a whole number", ("talo", "natural", "--shots=-3")),
         (2, "'many' is not a whole number", ("talo", "natural", "--confirm", "many")),
-        (2, "--task is needed without --data; the embedded tasks are digit_name", ("talo", "natural")),
+        (2, "--task is needed without --benchmark and --data; the embedded tasks are digit_name", ("talo", "natural")),
         (2, "no task 'shape_cont': did you mean 'shape_count'", ("talo", "natural", "--task", "shape_cont")),
         (1, "no model './nowhere'", ("inspect", "./nowhere")),
         (1, "no tower 'audio'", ("inspect", "natural", "--tower", "audio")),
@@ -126,6 +127,32 @@ def test_inspect_needs_no_weights(folder, tmp_path):
 def test_errors_are_one_line_and_exit_codes_tell_them_apart(code, message, words):
     stderr = failing(code, message, *words)
     assert len(stderr.strip().splitlines()) == 1 or stderr.startswith("usage:")
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "words"),
+    [
+        (2, "--source belongs to --benchmark", ("talo", "natural", "--task", "digit_sum", "--source", "x.parquet")),
+        (2, "--circular belongs to --benchmark", ("talo", "natural", "--task", "digit_sum", "--circular")),
+        (2, "--benchmark and --data were both given", ("talo", "natural", "--benchmark", "mmmu", "--data", "x.jsonl")),
+        (2, "did you mean 'mmstar'", ("talo", "natural", "--benchmark", "mmstarr")),
+        (2, "mmmu_val has no task 'mats'", ("talo", "natural", "--benchmark", "mmmu", "--task", "mats")),
+        (1, "there is no file x.parquet", ("talo", "natural", "--benchmark", "mmmu", "--source", "x.parquet")),
+        (
+            2,
+            "--extract is for generated answers",
+            ("talo", "natural", "--task", "digit_sum", "--scorer", "choices", "--extract", "mmmu-v1"),
+        ),
+        (1, "unknown rule 'mmmu'", ("talo", "natural", "--task", "digit_sum", "--extract", "mmmu")),
+        (1, "there is no prompt style 'vlm'", ("talo", "natural", "--task", "digit_sum", "--prompt", "vlm")),
+        (2, "did you mean 'scienceqa'", ("tasks", "sciencqa")),
+    ],
+)
+def test_errors_of_questions_and_of_ways_to_ask_them(code, message, words, capsys):
+    assert main(list(words)) == code
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert message in said.err
 
 
 def test_debug_shows_the_traceback():

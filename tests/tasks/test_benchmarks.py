@@ -576,6 +576,8 @@ def test_the_papers_tasks_are_there_under_their_names():
         ("seedbench_img", "Visual Reasoning"): "visual_reasoning",
         ("seedbench_img", "Text Understanding"): "text_understanding",
         ("mmmu_val", "Tech & Engineering"): "tech_engineering",
+        ("mmmu_val", "Health & Medicine"): "health_medicine",
+        ("mmstar", "Instance Reasoning"): "instance_reasoning",
     }
     for (name, spelling), short in paper.items():
         for spelt in (spelling, spelling.upper(), short):
