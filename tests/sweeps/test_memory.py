@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import warnings
 import weakref
 
@@ -196,7 +195,6 @@ def test_memory_of_the_failed_call_is_given_back_before_the_next(model):
     left = []
 
     def holding(model, samples):
-        gc.collect()
         assert not [reference for reference in left if reference() is not None]
         if len(samples) > 3:
             large = torch.ones(1000)
@@ -222,8 +220,8 @@ def test_ctrl_c_and_other_errors_are_not_mistaken(model):
         ls.sweep(model, wrong, SAMPLES)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
-@given(limits=st.lists(st.integers(0, 8), min_size=1, max_size=40), batch_size=st.sampled_from([None, 1, 2, 5, 8]))
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(limits=st.lists(st.integers(0, 8), min_size=1, max_size=20), batch_size=st.sampled_from([None, 1, 2, 5, 8]))
 def test_whenever_memory_runs_out_the_model_is_restored_and_the_numbers_are_right(limits, batch_size):
     """Other programs come and go: what fits changes from call to call."""
     model, left = models.built("llama"), list(limits)
