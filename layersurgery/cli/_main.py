@@ -132,6 +132,9 @@ def _add_talo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     search = parser.add_argument_group("search")
     search.add_argument("--shots", type=_count, default=20, metavar="N", help="probe samples of the first round (20)")
     search.add_argument(
+        "--prune", action="store_true", help="do not evaluate sites further that can no longer win: same choice, sooner"
+    )
+    search.add_argument(
         "--confirm",
         type=_count_or_0,
         metavar="N",

@@ -21,7 +21,7 @@ def talo(options: argparse.Namespace) -> None:
     from layersurgery.interventions import intervention_from_dict
 
     do = intervention_from_dict({"name": options.do})
-    rule = ls.PaperRule(options.shots)
+    rule = ls.PaperRule(options.shots, prune=options.prune)
     asked = questions(options, rule.labels_needed)
     how = _way_of_scoring(options, asked)  # refused, if it must be, before a model is loaded
     loaded = load_model(

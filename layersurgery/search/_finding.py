@@ -171,7 +171,7 @@ def _found(found: Finding, unit: _Unit) -> Iterator[str]:
         yield "Keep the model as it is."
         yield f"On {probe} it scores {unit.level(found.probe_base)}{_aside(found.probe_answers)}."
         gains = found.decision.gains
-        if gains is not None and np.isfinite(gains).any():
+        if gains is not None and np.isfinite(gains).all():
             best = unit.change(float(np.nanmax(gains)))
             yield f"The largest change by any of {_count(sites, 'site')} is {best}."
     if found.decision.reason:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 import numpy as np
@@ -12,11 +12,10 @@ from layersurgery.errors import SearchError
 from layersurgery.scoring._reading import Reading
 from layersurgery.search._decision import Decision
 from layersurgery.search._oracle import Oracle, read
+from layersurgery.search._prune import TOLERANCE, Gains
 
-_TOLERANCE = 1e-12
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PaperRule:
     """Task-Adaptive Layer Knockout: the site with the largest gain on a few samples (section 4, appendix B).
 
@@ -32,6 +31,10 @@ class PaperRule:
 
     Args:
         shots: N, the number of probe samples of the first round; the paper uses 10, 15 and 20.
+        prune: leave out evaluations of sites that can no longer be among the best. The decision is the same, always;
+            the gains of such sites are not known then (nan). It works for scores of single samples that have a `best`
+            value, or are all 0 or 1 for the unmodified model and then taken to be so for all; for others nothing is
+            left out.
 
     Raises:
         SearchError: if `shots` is below 1. When called: if the oracle has fewer than `shots` samples or no
@@ -45,10 +48,14 @@ class PaperRule:
     """
 
     shots: int = 20
+    prune: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if isinstance(self.shots, bool) or not isinstance(self.shots, (int, np.integer)) or self.shots < 1:
             raise SearchError(f"PaperRule(shots={self.shots!r}): shots must be a whole number, 1 or above")
+
+    def __repr__(self) -> str:
+        return f"PaperRule(shots={self.shots}{', prune=True' if self.prune else ''})"
 
     @property
     def labels_needed(self) -> int:
@@ -56,7 +63,7 @@ class PaperRule:
         return sum(self._steps)
 
     def evaluations(self, sites: int, *, per_sample: bool = True) -> tuple[int, int]:
-        """The fewest and the most evaluations of a search: one sample on one variant each.
+        """The fewest and the most evaluations of a search: one sample on one variant each, pruning aside.
 
         Fewest where the first round decides, most where it takes them all. Each probe set that is discarded before
         costs `shots` more; where all of them are, no site is evaluated.
@@ -92,6 +99,7 @@ class PaperRule:
             )
 
         end, rounds = start, 0
+        pruned = self._pruned(oracle, base)
         gains, leaders = np.zeros(oracle.n_sites), ()
         for step in self._steps:
             if step == 0:
@@ -100,7 +108,11 @@ class PaperRule:
             end, rounds = end + step, rounds + 1
             if rounds > 1:
                 base = read(oracle, [0], order[start:end])
-            gains, leaders = _evaluate(oracle, base, order[start:end])
+            found = pruned.leaders(base.correct[0], order[start:end]) if pruned else None
+            if found is None:
+                pruned = None
+                found = _evaluate(oracle, base, order[start:end])
+            gains, leaders = found
             if len(leaders) == 1:
                 break
 
@@ -114,6 +126,13 @@ class PaperRule:
             redraws=redraws,
             candidates=leaders,
         )
+
+    def _pruned(self, oracle: Oracle, base: Reading) -> Gains | None:
+        if not self.prune or getattr(oracle, "per_sample", True) is False:
+            return None
+        if base.best is not None:
+            return Gains(oracle, base.best)
+        return Gains(oracle, 1.0) if np.isin(base.correct, (0.0, 1.0)).all() else None
 
     def _check(self, oracle: Oracle) -> None:
         if oracle.n_sites < 1:
@@ -148,7 +167,7 @@ class PaperRule:
 def _solved(base: Reading) -> bool:
     scores = base.correct
     if base.best is not None:
-        return bool(np.all(scores >= base.best - _TOLERANCE))
+        return bool(np.all(scores >= base.best - TOLERANCE))
     return bool(np.all(scores == 1))
 
 
@@ -161,7 +180,7 @@ def _evaluate(oracle: Oracle, base: Reading, columns: list[int]) -> tuple[np.nda
     variants = read(oracle, list(range(1, oracle.n_sites + 1)), columns)
     differences = variants.correct - base.correct
     totals = np.array([math.fsum(row) for row in differences])
-    slack = _TOLERANCE * max(1.0, float(np.abs(differences).sum(axis=1).max()))
+    slack = TOLERANCE * max(1.0, float(np.abs(differences).sum(axis=1).max()))
     top = float(totals.max())
     leaders = np.flatnonzero(totals >= top - slack) if top > slack else np.zeros(0, dtype=np.intp)
     return totals / len(columns), tuple(int(site) for site in leaders)

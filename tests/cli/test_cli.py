@@ -36,6 +36,18 @@ def ok(*words):
     return done.stdout
 
 
+def test_pruning_finds_the_same_for_less(capsys):
+    words = ["talo", "planted", "--task", "digit_name", "--shots", "10", "--confirm", "0", "--json"]
+    records = []
+    for more in ([], ["--prune"]):
+        assert main([*words, *more]) == 0
+        records.append(json.loads(capsys.readouterr().out))
+    assert records[0]["site"] == records[1]["site"]
+    assert records[0]["probe"]["gain"] == records[1]["probe"]["gain"]
+    assert records[1]["rule"] == "PaperRule(shots=10, prune=True)"
+    assert records[1]["evaluations"] <= records[0]["evaluations"]
+
+
 TORCHAO_SAYS = re.compile(r"Failed to load .*torchao|W\d{4} ")  # when transformers imports it, for it is installed
 
 

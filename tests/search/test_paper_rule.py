@@ -277,3 +277,87 @@ def test_the_unit_of_the_scores_does_not_matter(search, factor, shift):
     plain, other = run(rule, table, seed), run(rule, table * factor + shift, seed)
     if plain is not None and other is not None and plain.redraws == other.redraws:
         assert plain.site == other.site
+
+
+# Pruning
+
+
+def account(decision):
+    return decision.site, decision.candidates, decision.columns, decision.base, decision.rounds, decision.redraws
+
+
+@settings(max_examples=300)
+@given(
+    st.integers(1, 12).flatmap(
+        lambda sites: st.integers(14, 30).flatmap(
+            lambda samples: st.lists(
+                st.lists(st.integers(0, 1), min_size=samples, max_size=samples), min_size=sites + 1, max_size=sites + 1
+            )
+        )
+    ),
+    st.integers(1, 8),
+    st.integers(0, 5),
+)
+def test_pruning_never_changes_the_decision(scores, shots, seed):
+    whole, pruned = TableOracle(scores), TableOracle(scores)
+    expected = PaperRule(shots)(whole, np.random.default_rng(seed))
+    found = PaperRule(shots, prune=True)(pruned, np.random.default_rng(seed))
+    assert account(found) == account(expected)
+    assert found.reason == expected.reason
+    assert pruned.cells <= whole.cells
+    if found.gains is not None:
+        known = np.isfinite(found.gains)
+        assert found.gains[known].tolist() == expected.gains[known].tolist()
+        assert all(known[site] for site in found.candidates)
+        best = expected.gains[~known].max(initial=-1)
+        assert best < (expected.gains[found.site] if found.site is not None else 1e-9)
+
+
+@settings(max_examples=100)
+@given(st.integers(0, 10_000), st.sampled_from([None, 2.0, 5.0]))
+def test_pruning_of_other_scores_never_changes_the_decision_either(seed, best):
+    """Real-valued scores: with a best value some can be ruled out, without one none."""
+    rng = np.random.default_rng(seed)
+    scores = np.minimum(rng.integers(0, 5, (6, 20)) / 2, 2.0)
+    whole, pruned = TableOracle(scores, best=best), TableOracle(scores, best=best)
+    expected = PaperRule(6)(whole, np.random.default_rng(seed))
+    found = PaperRule(6, prune=True)(pruned, np.random.default_rng(seed))
+    assert account(found)[:2] == account(expected)[:2]
+    assert best is not None or pruned.cells == whole.cells
+
+
+def test_a_variant_above_the_best_score_ends_the_pruning():
+    scores = [[0, 1, 1, 0, 0, 0, 0], [1, 1, 3, 0, 0, 0, 0], [3, 1, 1, 0, 0, 0, 0]]
+    whole, pruned = TableOracle(scores), TableOracle(scores)
+    expected = PaperRule(4)(whole, InOrder())
+    assert expected.candidates == (0, 1)
+    assert account(PaperRule(4, prune=True)(pruned, InOrder())) == account(expected)
+
+
+def test_what_pruning_saves():
+    """On tables with effects of the paper's size: 32 sites, of which a few repair and all break some answers."""
+    rng = np.random.default_rng(0)
+    spent = np.zeros(2)
+    for _ in range(40):
+        base = rng.random(60) < 0.5
+        flips = rng.random((32, 60)) < rng.uniform(0.03, 0.15, (32, 1))
+        scores = np.vstack([base, base ^ flips]).astype(float)
+        for position, prune in enumerate((False, True)):
+            oracle = TableOracle(scores)
+            PaperRule(15, prune=prune)(oracle, np.random.default_rng(1))
+            spent[position] += oracle.cells
+    assert spent[1] / spent[0] < 0.7
+
+
+def test_a_scorer_of_one_number_in_all_is_not_pruned():
+    class Totals(TableOracle):
+        per_sample = False
+
+    scores = [[0.0] * 8, [1.0] * 8, [0.0] * 8]
+    oracle = Totals(scores)
+    assert PaperRule(4, prune=True)(oracle, InOrder()).gains.tolist() == [1.0, 0.0]
+
+
+def test_the_repr_says_that_it_prunes():
+    assert repr(PaperRule(15)) == "PaperRule(shots=15)"
+    assert repr(PaperRule(15, prune=True)) == "PaperRule(shots=15, prune=True)"
