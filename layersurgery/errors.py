@@ -51,5 +51,12 @@ class TaskError(LayerSurgeryError, LookupError):
     """An unknown task or benchmark."""
 
 
+class StoreError(LayerSurgeryError):
+    """A store cannot be opened, read or written, or what is to be stored cannot be told apart from other things.
+
+    What was stored before is still there.
+    """
+
+
 class LayerSurgeryWarning(UserWarning):
     """Something was done in another way than the caller may expect; the message says how."""

@@ -140,6 +140,9 @@ def _add_talo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         metavar="N",
         help="held-out samples for the check (benchmark: all that the search cannot need; own data: 0; embedded: 500)",
     )
+    search.add_argument(
+        "--store", metavar="FILE", help="keep every score in this file, and go on from what is there already"
+    )
     search.add_argument("--do", default="zero", metavar="NAME", help="zero (the default), uniform, mean, noise, ...")
     _add_where(search)
     search.add_argument("--seed", type=_count_or_0, default=0, metavar="N", help="seed of all draws (0)")

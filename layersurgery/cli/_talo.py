@@ -50,7 +50,7 @@ def talo(options: argparse.Namespace) -> None:
         foreseen = plan(loaded.model, scorer, asked.pool, **search)
         _show({**record, "plan": foreseen.to_dict()}, str(foreseen), asked, options)
         return
-    found = ls.talo(loaded.model, scorer, asked.pool, **search, progress=not options.json)
+    found = ls.talo(loaded.model, scorer, asked.pool, **search, progress=not options.json, store=options.store)
     record |= found.to_dict()
     written = _write(found, record, options.output)
     _show(record, screen.paragraph(str(found)), asked, options)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from layersurgery.search._split import split
 if TYPE_CHECKING:
     from layersurgery.interventions import Intervention
     from layersurgery.sites import Site
-    from layersurgery.sweeps import Answers, ModelOracle, ScoreTable
+    from layersurgery.sweeps import Answers, ModelOracle, ScoreTable, Store
 
 
 def talo(
@@ -34,6 +36,7 @@ def talo(
     seed: int = 0,
     batch_size: int | None = None,
     progress: bool | str = False,
+    store: Store | str | os.PathLike[str] | None = None,
 ) -> Finding:
     """Task-Adaptive Layer Knockout: search for a site whose knock-out helps, and check it on other samples (section 4).
 
@@ -51,6 +54,8 @@ def talo(
             `batch_size`, else all at once.
         progress: show a bar with rate and time left on a terminal, or in a log a line every half minute; a string is
             its label.
+        store: a file, or a `Store`, that each micro-batch is written to as soon as it was scored, and that what is
+            there already is taken from, so that a search that was killed goes on where it was. None: nothing is kept.
 
     Returns:
         The finding. Where no site is chosen there is nothing to check, and the held-out samples are not evaluated.
@@ -62,6 +67,8 @@ def talo(
         ScoringError: if the model is in training mode, the scorer fails, or a site never runs.
         SurgeryError: if the intervention cannot be done on this model.
         SelectionError: if there are no such sites, or one is given twice.
+        StoreError: if the store cannot be opened or written, or the model, the scorer or a sample cannot be told from
+            others.
 
     Examples:
         >>> import torch, layersurgery as ls
@@ -78,6 +85,7 @@ def talo(
     from layersurgery.sites import select
     from layersurgery.sweeps import ModelOracle
     from layersurgery.sweeps._call import check_samples
+    from layersurgery.sweeps._store import opened
 
     start = time.perf_counter()
     rule = PaperRule() if rule is None else rule
@@ -86,16 +94,17 @@ def talo(
     do = Zero() if do is None else do
     sites = select(model) if at is None else at
     label = _label(progress, "search")
-    oracle = ModelOracle(model, score, pool, at=sites, do=do, batch_size=batch_size, progress=label)
-
-    decision = _decide(rule, oracle, np.random.default_rng(seed))
-    chosen = decision.site
-    check = None
-    if chosen is not None and held:
-        label, site = _label(progress, "held-out check"), oracle.sites[chosen]
-        # with the batch size that the search was left with: what did not fit there will not fit here
-        check = ModelOracle(model, score, held, at=site, do=do, batch_size=oracle.batch_size, progress=label)
-    reading = None if check is None else check.read([0, 1], range(check.n_samples))
+    with nullcontext() if store is None else opened(store) as kept:
+        oracle = ModelOracle(model, score, pool, at=sites, do=do, batch_size=batch_size, progress=label, store=kept)
+        decision = _decide(rule, oracle, np.random.default_rng(seed))
+        chosen = decision.site
+        check = None
+        if chosen is not None and held:
+            label, site = _label(progress, "held-out check"), oracle.sites[chosen]
+            # with the batch size that the search was left with: what did not fit there will not fit here
+            size = oracle.batch_size
+            check = ModelOracle(model, score, held, at=site, do=do, batch_size=size, progress=label, store=kept)
+        reading = None if check is None else check.read([0, 1], range(check.n_samples))
 
     table = oracle.table()
     probe = decision.columns or None

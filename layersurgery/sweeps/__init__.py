@@ -2,7 +2,8 @@
 
 from layersurgery.sweeps._answers import Answers
 from layersurgery.sweeps._oracle import ModelOracle
+from layersurgery.sweeps._store import Run, Store
 from layersurgery.sweeps._sweep import sweep
 from layersurgery.sweeps._table import ScoreTable
 
-__all__ = ["sweep", "ScoreTable", "Answers", "ModelOracle"]
+__all__ = ["sweep", "ScoreTable", "Answers", "ModelOracle", "Store", "Run"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from layersurgery.scoring import Reading, Scores
 from layersurgery.sites import Sites
 from layersurgery.surgery import Surgery
 from layersurgery.sweeps._answers import ConstantAnswer
+from layersurgery.sweeps._store_run import StoredCell
 from layersurgery.sweeps._table import ScoreTable
 
 
@@ -39,6 +40,15 @@ class Cells:
         if scores.text is not None:
             for column, text in zip(columns, scores.text, strict=True):
                 self.text[row][column] = text
+
+    def restore(self, row: int, found: Mapping[int, StoredCell]) -> None:
+        """Keep what is stored of these columns, in place of anything that is there."""
+        for column, cell in found.items():
+            self.correct[row, column] = cell.correct
+            self.margin[row, column] = np.nan if cell.margin is None else cell.margin
+            self.answered[row, column] = np.nan if cell.answered is None else cell.answered
+            self.text[row][column] = cell.text
+            self.best = cell.best if cell.best is not None else self.best
 
     def reading(self, rows: list[int], columns: list[int]) -> Reading:
         """A rectangle that is known in full."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -19,6 +20,8 @@ from layersurgery.sweeps._call import Scorer, call, check_samples, sample_name
 from layersurgery.sweeps._cells import Cells
 from layersurgery.sweeps._memory import free_memory, no_memory_for_all, no_memory_for_one, ran_out_of_memory
 from layersurgery.sweeps._progress import Progress
+from layersurgery.sweeps._store import Store, file_of
+from layersurgery.sweeps._store_run import StoredRun
 from layersurgery.sweeps._table import ScoreTable
 from layersurgery.sweeps._watch import Uses, Watch
 
@@ -43,9 +46,12 @@ class ModelOracle:
         batch_size: most samples in one call of the scorer; None: the scorer's own `batch_size`, else all at once.
         progress: show a bar with rate and time left on a terminal, or in a log a line every half minute; a string is
             its label.
+        store: a file, or a `Store`, that each micro-batch is written to as soon as it was scored, and that what is
+            there already is taken from; None: nothing is kept.
 
     Attributes:
-        cells: cells (row and sample) evaluated so far.
+        cells: cells (row and sample) known so far.
+        recalled: how many of them were taken from the store, and not evaluated.
         per_sample: whether the scorer scores single samples; None before the first read.
 
     Raises:
@@ -53,6 +59,9 @@ class ModelOracle:
         ScoringError: if the model is in training mode or `score` cannot be called; on reading: if the scorer fails, a
             site takes no part in what it does, or memory does not suffice for a single sample.
         SurgeryError: if a surgery cannot be done on this model.
+        StoreError: if the store cannot be opened or written, or the model, the scorer or a sample cannot be told from
+            others; on reading: if the store can no longer be written. What could not be written is kept, and written
+            at the next reading.
     """
 
     def __init__(
@@ -65,6 +74,7 @@ class ModelOracle:
         do: Intervention,
         batch_size: int | None = None,
         progress: bool | str = False,
+        store: Store | str | os.PathLike[str] | None = None,
     ) -> None:
         self._model = model
         self._score = score
@@ -85,6 +95,17 @@ class ModelOracle:
         self._cells = Cells(len(self._sites) + 1, len(self._samples))
         self.per_sample: bool | None = None
         self.cells = 0
+        self.recalled = 0
+        self._stored: StoredRun | None = None
+        if store is not None:
+            self._stored = StoredRun(
+                file_of(store),
+                model,
+                score,
+                samples=self._samples,
+                names=self._names,
+                surgeries=(None, *self._surgeries),
+            )
 
     @property
     def n_sites(self) -> int:
@@ -117,9 +138,12 @@ class ModelOracle:
         Raises:
             SampleError: if a row or column is out of range, or there is none.
             ScoringError: if the scorer fails; what was evaluated before stays available.
+            StoreError: if the store can no longer be read or written; what was evaluated before stays available.
         """
         rows, columns = _indices(rows, self.n_sites + 1, "row"), _indices(columns, self.n_samples, "column")
         with self._watch.watching():
+            if self._stored is not None and self.per_sample is None:
+                self._learn_kind(self._stored.per_sample())
             if self.per_sample is not False:
                 self._evaluate_missing(rows, columns)
             if self.per_sample is False:  # found out just now, perhaps
@@ -144,7 +168,7 @@ class ModelOracle:
         return tuple(self._names[column] for column in wanted)
 
     def _evaluate_missing(self, rows: list[int], columns: list[int]) -> None:
-        missing = sum(len(self._cells.missing(row, columns)) for row in rows)
+        missing = sum(len(self._unknown(row, columns)) for row in dict.fromkeys(rows))
         if not missing:
             return
         with self._progress.over(missing) as evaluated:
@@ -164,22 +188,50 @@ class ModelOracle:
         and nothing else.
         """
         for row in rows:
-            wanted = self._cells.missing(row, batch)
+            wanted = self._unknown(row, batch, evaluated)
             if not wanted:
                 continue
             scores = self._attempt(row, wanted)
             if scores is None:
                 return False
-            self._learn_kind(scores)
+            self._learn_kind(isinstance(scores, Scores))
             if not isinstance(scores, Scores):
+                self._take_total(row, wanted, scores)
                 return False
-            self._cells.store(row, wanted, scores)
-            self.cells += len(wanted)
+            self._take(row, wanted, scores)
             evaluated(len(wanted))
         return True
 
-    def _learn_kind(self, scores: Scores | float) -> None:
-        single = isinstance(scores, Scores)
+    def _unknown(self, row: int, columns: list[int], known: Callable[[int], None] | None = None) -> list[int]:
+        """Which columns are still to be evaluated: another process may have stored some since they were asked for."""
+        missing = self._cells.missing(row, columns)
+        if self._stored is None or not missing:
+            return missing
+        found = self._stored.cells(row, missing)
+        self._cells.restore(row, found)
+        self.cells += len(found)
+        self.recalled += len(found)
+        if known is not None and found:
+            known(len(found))
+        return [column for column in missing if column not in found]
+
+    def _take(self, row: int, columns: list[int], scores: Scores) -> None:
+        """Keep what was evaluated, in the store first."""
+        all_new = self._stored is None or self._stored.keep(row, columns, scores)
+        self._cells.store(row, columns, scores)
+        if self._stored is not None and not all_new:  # another process was faster, and who goes on from here has its
+            self._cells.restore(row, self._stored.cells(row, columns))
+        self.cells += len(columns)
+
+    def _take_total(self, row: int, columns: list[int], total: float) -> None:
+        if self._stored is not None:
+            self._stored.keep_total(row, columns, total)
+        self._cells.totals.setdefault(tuple(columns), {})[row] = total
+        self.cells += len(columns)
+
+    def _learn_kind(self, single: bool | None) -> None:
+        if single is None:
+            return
         if self.per_sample is None:
             self.per_sample = single
             self._tell()
@@ -190,7 +242,13 @@ class ModelOracle:
 
     def _read_totals(self, rows: list[int], columns: list[int]) -> Reading:
         known = self._cells.totals.setdefault(tuple(columns), {})
-        wanted = [row for row in rows if row not in known]
+        wanted = [row for row in dict.fromkeys(rows) if row not in known]
+        if self._stored is not None and wanted:
+            found = self._stored.totals(wanted, columns)
+            known.update(found)
+            self.cells += len(found) * len(columns)
+            self.recalled += len(found) * len(columns)
+            wanted = [row for row in wanted if row not in found]
         with self._progress.over(len(wanted) * len(columns)) as evaluated:
             for row in wanted:
                 total = self._attempt(row, columns)
@@ -198,8 +256,7 @@ class ModelOracle:
                     raise ScoringError(
                         "the scorer gave one number per sample, after one in all before; it must keep to one"
                     )
-                known[row] = total
-                self.cells += len(columns)
+                self._take_total(row, columns, total)
                 evaluated(len(columns))
         return Reading(np.repeat([[known[row]] for row in rows], len(columns), axis=1))
 

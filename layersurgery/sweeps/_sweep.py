@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from layersurgery.interventions import Intervention, Zero
 from layersurgery.sites import Site, select
 from layersurgery.sweeps._call import Scorer
 from layersurgery.sweeps._oracle import ModelOracle
+from layersurgery.sweeps._store import Store, opened
 from layersurgery.sweeps._table import ScoreTable
 
 
@@ -21,6 +24,7 @@ def sweep(
     do: Intervention | None = None,
     batch_size: int | None = None,
     progress: bool | str = False,
+    store: Store | str | os.PathLike[str] | None = None,
 ) -> ScoreTable:
     """Score the unmodified model and, one site at a time, the model with that site changed (paper, section 3).
 
@@ -34,6 +38,8 @@ def sweep(
             `batch_size`, else all at once.
         progress: show a bar with rate and time left on a terminal, or in a log a line every half minute; a string is
             its label.
+        store: a file, or a `Store`, that each micro-batch is written to as soon as it was scored. What is there already
+            is not evaluated again, so that a run that was killed goes on where it was. None: nothing is kept.
 
     Returns:
         The table of scores; `table.vector` is the task-layer interaction vector.
@@ -44,6 +50,8 @@ def sweep(
             runs.
         SurgeryError: if an intervention cannot be done on this model.
         SelectionError: if there are no such sites, or one is given twice.
+        StoreError: if the store cannot be opened or written, or the model, the scorer or a sample cannot be told from
+            others.
 
     Examples:
         >>> import torch
@@ -54,14 +62,16 @@ def sweep(
         >>> table.scores.shape, table.vector.shape
         ((2, 3), (2,))
     """
-    oracle = ModelOracle(
-        model,
-        score,
-        samples,
-        at=select(model) if at is None else at,
-        do=Zero() if do is None else do,
-        batch_size=batch_size,
-        progress=progress,
-    )
-    oracle.read(range(oracle.n_sites + 1), range(oracle.n_samples))
-    return oracle.table()
+    with nullcontext() if store is None else opened(store) as kept:
+        oracle = ModelOracle(
+            model,
+            score,
+            samples,
+            at=select(model) if at is None else at,
+            do=Zero() if do is None else do,
+            batch_size=batch_size,
+            progress=progress,
+            store=kept,
+        )
+        oracle.read(range(oracle.n_sites + 1), range(oracle.n_samples))
+        return oracle.table()

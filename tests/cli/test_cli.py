@@ -19,6 +19,7 @@ import torch
 import layersurgery as ls
 from layersurgery.cli import main
 from layersurgery.embedded import TASKS, make_samples
+from layersurgery.sweeps import Store
 from tests import models
 
 README = Path(__file__).parents[2] / "README.md"
@@ -46,6 +47,18 @@ def test_pruning_finds_the_same_for_less(capsys):
     assert records[0]["probe"]["gain"] == records[1]["probe"]["gain"]
     assert records[1]["rule"] == "PaperRule(shots=10, prune=True)"
     assert records[1]["evaluations"] <= records[0]["evaluations"]
+
+
+def test_a_second_run_takes_everything_from_the_store(tmp_path, capsys):
+    words = ["talo", "planted", "--task", "digit_name", "--shots", "10", "--confirm", "20", "--json"]
+    words += ["--store", str(tmp_path / "runs.db")]
+    records = []
+    for _ in range(2):
+        assert main(words) == 0
+        records.append(json.loads(capsys.readouterr().out))
+    assert {**records[0], "seconds": 0, "text": ""} == {**records[1], "seconds": 0, "text": ""}
+    with Store(tmp_path / "runs.db") as store:
+        assert sum(run.cells for run in store.runs()) == records[0]["evaluations"]
 
 
 TORCHAO_SAYS = re.compile(r"Failed to load .*torchao|W\d{4} ")  # when transformers imports it, for it is installed
