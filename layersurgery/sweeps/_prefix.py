@@ -1,0 +1,225 @@
+"""`SharedPrefix`: what lies below a changed site is computed once for all variants, exactly."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from torch import nn
+
+from layersurgery.sites import Site
+from layersurgery.surgery._resolve import _around
+from layersurgery.sweeps._prefix_map import Map
+from layersurgery.sweeps._prefix_record import Forward, Pass, Record, Recorder
+from layersurgery.sweeps._prefix_replay import Moved, Replayer
+from layersurgery.sweeps._prefix_state import Changes, Standing, cannot_share, hooks_on, is_patched
+
+Called = Callable[[nn.Module, Forward, "tuple[Any, ...]", "dict[str, Any]"], Any]
+
+
+class SharedPrefix:
+    """Lets the variants of a model share what the unmodified model computes below the site that each changes.
+
+    The scorer runs once on the unmodified model, inside `recording`, and then for each variant on the very same
+    samples, inside `replaying`, where the surgery is in force. The model's own code runs as ever, but modules that had
+    ended before anything that was changed began are not computed again: they give what they gave, and do to a KV cache
+    or the like what they did. Matrices of zeros are not multiplied with. The outcome is the same to the last bit; what
+    cannot be shown to be so is computed in full, and `notes` says why.
+
+    Nothing of the model remains changed. While a block is open, modules have a `forward` of their own.
+
+    Args:
+        model: the model itself, not wrapped.
+        sites: where the variants differ from it.
+
+    Raises:
+        ModelMismatchError: if a site is not in the model.
+
+    Examples:
+        >>> import torch, layersurgery as ls
+        >>> model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(3))).eval()
+        >>> sites = ls.select(model, pattern="*")
+        >>> prefix, tokens = SharedPrefix(model, sites), torch.ones(1, 2)
+        >>> with torch.no_grad(), prefix.recording():
+        ...     base = model(tokens)
+        >>> with torch.no_grad(), ls.Surgery(at=sites[2], do=ls.Zero())(model), prefix.replaying(sites[2]):
+        ...     variant = model(tokens)  # computes the last of the three only
+        >>> prefix.notes
+        []
+    """
+
+    def __init__(self, model: nn.Module, sites: Iterable[Site]) -> None:
+        self._parts = Map(model)
+        self._sites = {site: _modules(model, site) for site in sites}
+        self._below: dict[nn.Module, list[tuple[nn.Module, ...]]] = {}
+        for site, modules in self._sites.items():
+            for holder in self._parts.above(_around(model, site)[1]):
+                self._below.setdefault(holder, []).append(modules)
+        self._copied: set[nn.Module] = set()
+        self._volatile: set[tuple[nn.Module, str]] = set()
+        self._standing: Standing | None = None
+        self._record = Record()
+        self._notes: dict[str, list[str]] = {}
+
+    @property
+    def notes(self) -> list[str]:
+        """What is computed in full, and why, in words; empty: all that could be shared was."""
+        return [
+            f"{reason}: {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "") if paths else reason
+            for reason, paths in self._notes.items()
+        ]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is kept from the last recording, apart from what the model itself keeps."""
+        own = {
+            one.untyped_storage().data_ptr() for one in (*self._parts.root.parameters(), *self._parts.root.buffers())
+        }
+        held = [held.tensor for one in self._record.passes for held in one.held]
+        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in held}
+        return sum(size for address, size in storages.items() if address not in own)
+
+    def forget(self) -> None:
+        """Let go of what is kept."""
+        self._record = Record()
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Around the scorer's call on the unmodified model; what was recorded before is forgotten."""
+        self.forget()
+        reason = cannot_share(self._parts.root, self._parts.modules)
+        if reason:
+            self._tell(f"nothing of the model is shared between variants, since {reason}")
+            yield
+            return
+        if self._standing is None or self._standing.changes():
+            self._standing = Standing(self._parts.modules)
+        recorder = Recorder(self._parts, list(self._sites.values()), self._below, self._copied)
+        with _StandIns(self._parts.modules, recorder.called):
+            yield
+        if recorder.left_alone:
+            self._tell(recorder.left_alone)
+        if recorder.problem:
+            self._tell(f"nothing of the model is shared between variants, since {recorder.problem}")
+            return
+        changes = self._standing.changes()
+        self._volatile |= changes.attributes
+        self._judge(recorder.passes, changes)
+        self._record = Record.of(recorder.passes)
+        if changes:
+            self._standing = Standing(self._parts.modules)
+
+    @contextmanager
+    def replaying(self, site: Site) -> Iterator[None]:
+        """Around the scorer's call on a variant, on the samples that were recorded, while its surgery is in force."""
+        if not self._record.passes or self._standing is None:
+            yield
+            return
+        changes = self._standing.changes()
+        unsettled = {pair[0] for pair in changes.attributes & self._volatile}
+        changed = changes.made_over | {pair[0] for pair in changes.attributes - self._volatile}
+        changed.update(self._sites[site] if site in self._sites else _modules(self._parts.root, site))
+        replayer = Replayer(self._record, Moved(self._parts, changed, unsettled), self._tell)
+        with _StandIns(replayer.watched, replayer.called):
+            yield
+
+    def _judge(self, passes: list[Pass], changes: Changes) -> None:
+        """Find the calls that cannot be answered for, since they do more than their output shows."""
+        changing = changes.made_over | {module for module, _ in changes.attributes}
+        patched = {module for module in self._parts.modules if is_patched(module)}
+        hooked = {module for module in self._parts.modules if hooks_on(module)}
+        above = changing | self._parts.above(changing)
+        for one in passes:
+            for call in one.calls():
+                if not call.needed:
+                    continue
+                inside = {call.module, *one.events[call.begin : call.end]}
+                why = call.problem or one.problem
+                if not why and (call.module in above or not inside.isdisjoint(changing)):
+                    why = "its state changes in each call"
+                elif not why and not inside.isdisjoint(patched):
+                    why = "a forward was put in place of its own"
+                elif not why and not (inside - {call.module}).isdisjoint(hooked):
+                    why = "there are hooks inside it"
+                elif not why and not call.is_intact:
+                    why = "others write into what it gives (from the second batch on, it is copied)"
+                    self._copied.add(call.module)
+                if why:
+                    self._tell(f"computed for each variant, since {why}", self._parts.paths[call.module])
+                    call.problem = why
+                    call.release()
+
+    def _tell(self, reason: str, path: str | None = None) -> None:
+        paths = self._notes.setdefault(reason, [])
+        if path is not None and path not in paths:
+            paths.append(path)
+
+
+class _StandIn:
+    """A module's forward while a block is open."""
+
+    def __init__(self, module: nn.Module, called: Called) -> None:
+        self._module = module
+        self._called: Called | None = called
+        self._before = vars(module).get("forward")
+        self.__wrapped__: Forward = module.forward  # whose signature is the one that is shown
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        if self._called is None:
+            return self.__wrapped__(*arguments, **keywords)
+        return self._called(self._module, self.__wrapped__, arguments, keywords)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _own_forward, (self._module,)  # a copy of the module runs on its own
+
+    def leave(self, held: dict[str, Any]) -> None:
+        """Let the module be as before, and do nothing more wherever somebody may have kept this."""
+        self._called = None
+        if held.get("forward") is self:
+            if self._before is None:
+                del held["forward"]
+            else:
+                held["forward"] = self._before
+
+
+def _own_forward(module: nn.Module) -> Forward:
+    return types.MethodType(type(module).forward, module)
+
+
+class _StandIns(AbstractContextManager[None]):
+    """Lets `called` run in place of modules' forward; afterwards all is as it was, whatever happens.
+
+    When dropped without having been left, too: an interrupt may come just when it is about to be.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module], called: Called) -> None:
+        self._modules, self._called = modules, called
+        self._placed: list[tuple[dict[str, Any], _StandIn]] = []
+
+    def __enter__(self) -> None:
+        try:
+            for module in self._modules:
+                stand_in = _StandIn(module, self._called)
+                self._placed.append((vars(module), stand_in))
+                vars(module)["forward"] = stand_in
+        except BaseException:
+            self._leave()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self._leave()
+
+    def __del__(self) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        for held, stand_in in self._placed:
+            stand_in.leave(held)
+
+
+def _modules(model: nn.Module, site: Site) -> tuple[nn.Module, ...]:
+    """The modules that a site is made of, and those inside that hold parameters: others may be in use elsewhere."""
+    tops = _around(model, site)[1]
+    return tuple(dict.fromkeys([*tops, *(one for top in tops for one in top.modules() if one._parameters)]))

@@ -1,0 +1,325 @@
+"""The base call: which modules ran when, what they gave, and what else they did."""
+
+from __future__ import annotations
+
+import math
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from layersurgery.sweeps._prefix_map import Map
+from layersurgery.sweeps._prefix_state import Chance, World, captured, is_traced
+from layersurgery.sweeps._prefix_values import Clones, Freezer, Held, Reach, UnknownValueError, shallow
+
+Forward = Callable[..., Any]
+NEVER = math.inf  # as a cut: nothing that was changed takes part
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a module, and what is needed to answer for it.
+
+    Args:
+        module: the module.
+        begin: how many calls had begun before it.
+        end: how many calls had begun when it ended.
+        inside: the calls that it made itself, as far as they are recorded.
+        output: what it gave, frozen.
+        effects: what it changed of what it was given: number of the holder, and what that holds then, frozen.
+        inputs: what it was given, frozen.
+        given: the types of the holders among that, in order.
+        held: all tensors of `inputs`, `output` and `effects`.
+        needed: whether a site begins after it, while what is around it goes on.
+        problem: why it cannot be answered for; empty: it can.
+    """
+
+    module: nn.Module
+    begin: int
+    end: int = 0
+    inside: list[Call] = field(default_factory=list["Call"])
+    output: Any = None
+    effects: list[tuple[int, Any]] = field(default_factory=list[tuple[int, Any]])
+    inputs: Any = None
+    given: tuple[type[Any], ...] = ()
+    held: list[Held] = field(default_factory=list[Held])
+    needed: bool = True
+    problem: str = ""
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether nobody has written into what it gave, or was given."""
+        return all(held.is_intact for held in self.held)
+
+    def release(self) -> None:
+        """Let go of it: it is not answered for."""
+        self.needed = False
+        self.inputs, self.output, self.effects, self.held = None, None, [], []
+
+
+@dataclass(eq=False)
+class Pass:
+    """One call that the scorer made, of the model or a part of it, with all calls inside.
+
+    Args:
+        module: what was called.
+        inputs: its arguments and keywords, frozen.
+        world: the settings under which it was called.
+        events: the modules in the order in which their calls began.
+        first: when each module began first.
+        top: the call itself.
+        problem: why nothing in it can be answered for; empty: it can.
+    """
+
+    module: nn.Module
+    inputs: Any
+    world: World
+    top: Call
+    events: list[nn.Module] = field(default_factory=list[nn.Module])
+    first: dict[nn.Module, int] = field(default_factory=dict[nn.Module, int])
+    held: list[Held] = field(default_factory=list[Held])
+    problem: str = ""
+
+    def cut(self, changed: Collection[nn.Module], parts: Map) -> float:
+        """When the first of these modules began; `NEVER` if none takes part.
+
+        A module that was not called may lend its weights to one that holds it (torch's multi-head attention does), so
+        that the nearest of those counts.
+        """
+        found = NEVER
+        for module in changed:
+            level = {module}
+            while level:
+                begun = [self.first[one] for one in level if one in self.first]
+                if begun:
+                    found = min(found, *begun)
+                    break
+                level = {holder for one in level for holder in parts.holders(one)}
+        return found
+
+    def calls(self) -> Iterator[Call]:
+        """All recorded calls."""
+        waiting = [self.top]
+        while waiting:
+            call = waiting.pop()
+            yield call
+            waiting.extend(call.inside)
+
+
+@dataclass(frozen=True)
+class Record:
+    """All calls that the scorer made on the unmodified model.
+
+    Args:
+        passes: these calls.
+        watched: the modules that the scorer called, and those whose calls can be answered for.
+    """
+
+    passes: list[Pass] = field(default_factory=list[Pass])
+    watched: set[nn.Module] = field(default_factory=set[nn.Module])
+
+    @classmethod
+    def of(cls, passes: list[Pass]) -> Record:
+        """The record of these, once it is known which of their calls can be answered for."""
+        watched = {one.module for one in passes}
+        for one in passes:
+            kept = [call for call in one.calls() if call.needed]
+            watched.update(call.module for call in kept)
+            one.held = list({(id(held.tensor), held.version): held for call in kept for held in call.held}.values())
+        return cls(passes, watched)
+
+
+class Recorder:
+    """Writes down one call of the scorer.
+
+    Args:
+        parts: how the model's modules are nested.
+        sites: the sites, each as its modules.
+        below: the modules that hold sites, and these sites; inside of them calls are recorded one by one.
+        copied: modules whose output is written into by others, so that a copy is kept.
+    """
+
+    def __init__(
+        self,
+        parts: Map,
+        sites: Sequence[tuple[nn.Module, ...]],
+        below: Mapping[nn.Module, list[tuple[nn.Module, ...]]],
+        copied: Collection[nn.Module],
+    ) -> None:
+        self.passes: list[Pass] = []
+        self.problem = ""
+        self.left_alone = ""
+        self._parts, self._sites, self._below = parts, sites, below
+        self._copied = copied
+        self._thread = threading.get_ident()
+        self._pass: Pass | None = None
+        self._around: list[Call | None] = []
+        self._aside = False
+        self._clones: Clones = {}
+
+    def called(self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        """Run a module, in place of its forward."""
+        if threading.get_ident() != self._thread:
+            self.problem = "it runs in several threads"
+            return forward(*arguments, **keywords)
+        if self._aside:
+            return forward(*arguments, **keywords)
+        if self._pass is None:
+            return self._outermost(module, forward, arguments, keywords)
+        here = self._pass
+        begin = len(here.events)
+        here.events.append(module)
+        here.first.setdefault(module, begin)
+        around = self._around[-1]
+        if around is not None and self._may_be_needed(module, around, here):
+            call = Call(module, begin)
+            around.inside.append(call)
+            output = self._recorded(call, forward, arguments, keywords)
+        else:
+            self._around.append(None)
+            try:
+                output = forward(*arguments, **keywords)
+            finally:
+                self._around.pop()
+        return output
+
+    def _outermost(
+        self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> Any:
+        inputs = starting(forward, arguments, keywords)
+        if isinstance(inputs, str):
+            self.left_alone = self.left_alone or inputs
+            self._aside = True
+            try:
+                return forward(*arguments, **keywords)
+            finally:
+                self._aside = False
+        here = self._pass = Pass(module, inputs, World.now(), Call(module, 0), [module], {module: 0})
+        chance = Chance(of_all=True)
+        try:
+            output = self._recorded(here.top, forward, arguments, keywords)
+        except BaseException:
+            self.problem = "a forward pass failed"
+            raise
+        finally:
+            self._pass = None
+            self._around.clear()
+        if not chance.others_are_untouched():
+            here.problem = "it draws random numbers with Python's or numpy's generator"
+        self._prune(here.top, [here.top], NEVER, here)
+        self.passes.append(here)
+        return output
+
+    def _recorded(self, call: Call, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        before = _Before(arguments, keywords, self._clones)
+        self._around.append(call if call.module in self._below else None)
+        try:
+            output = forward(*arguments, **keywords)
+        finally:
+            self._around.pop()
+        here = self._pass
+        if here is None:
+            return output
+        call.end = len(here.events)
+        if call.module in self._below:
+            self._prune(call, call.inside, call.end, here)
+        before.compare(call, output, call.module in self._copied)
+        return output
+
+    def _may_be_needed(self, module: nn.Module, around: Call, here: Pass) -> bool:
+        """Whether a site may begin after a call that begins now; what a single site needs must be worth it, too."""
+        sites = self._below[around.module]
+        if len(sites) > 1:
+            return True
+        return module in self._parts.heavy and not any(part in here.first for part in sites[0])
+
+    def _prune(self, around: Call, calls: list[Call], end: float, here: Pass) -> None:
+        """Let go of what no site needs: none begins between the call's end and the end of what is around it.
+
+        And of what a single site needs and is quickly computed: norms, activations, tables.
+        """
+        sites = self._sites if end == NEVER else self._below.get(around.module, ())
+        cuts = sorted(here.cut(site, self._parts) for site in sites)
+        for call in calls:
+            first = bisect_left(cuts, call.end)
+            uses = bisect_left(cuts, end) - first if end != NEVER else len(cuts) - first
+            if not uses or (uses == 1 and call.module not in self._parts.heavy):
+                call.release()
+
+
+class _Before:
+    """What a call was given, before it ran."""
+
+    def __init__(self, arguments: tuple[Any, ...], keywords: dict[str, Any], clones: Clones) -> None:
+        self.problem = ""
+        self._clones = clones
+        self._chance = Chance()
+        self._captured = captured()
+        self._reach = Reach([], [], [])
+        self._inputs, self._taken = None, list[Held]()
+        try:
+            self._reach = Reach.of((arguments, *keywords.values()))
+            freezer = Freezer(self._reach.objects, clones=clones)
+            self._inputs, self._taken = freezer.freeze((arguments, keywords)), freezer.held
+        except UnknownValueError as error:
+            self.problem = f"it is given {error}, which cannot be looked into"
+        self._holders = [(holder, list(shallow(holder))) for holder in self._reach.holders]
+        # A tensor of inference mode does not count writes, so that its values must tell.
+        self._written = [
+            (tensor, tensor.clone() if tensor.is_inference() else tensor._version) for tensor in self._reach.tensors
+        ]
+
+    def compare(self, call: Call, output: Any, copies: bool) -> None:
+        """Write down what the call gave and did."""
+        call.problem = self.problem or self._trouble()
+        if call.problem:
+            return
+        call.given = tuple(type(holder) for holder in self._reach.holders)
+        freezer = Freezer(self._reach.holders, copies, self._clones)
+        try:
+            call.output = freezer.freeze(output)
+            for number, (holder, was) in enumerate(self._holders):
+                now = list(shallow(holder))
+                if len(now) != len(was) or any(one is not other for one, other in zip(now, was, strict=True)):
+                    call.effects.append((number, freezer.contents_of(holder)))
+        except UnknownValueError as error:
+            call.problem = f"it gives {error}, which cannot be kept"
+            return
+        call.inputs, call.held = self._inputs, self._taken + freezer.held
+        if any(held.tensor.requires_grad for held in call.held) and torch.is_grad_enabled():
+            call.problem = "gradients are recorded (score under torch.no_grad())"
+        elif freezer.copied_any_of(self._reach.tensors):
+            call.problem = "others may write into what it gives, which it was given itself"
+        if call.problem:
+            call.output, call.effects, call.held = None, [], []
+
+    def _trouble(self) -> str:
+        for tensor, was in self._written:
+            written = tensor._version != was if isinstance(was, int) else not torch.equal(tensor, was)
+            if written:
+                return "it writes into what it is given"
+        if not self._chance.is_untouched():
+            return "it draws random numbers"
+        return "" if captured() == self._captured else "what happens inside it is captured"
+
+
+def starting(forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    """The inputs of a call by the scorer, frozen; or why it is left alone, and not counted, in words.
+
+    Later steps of a generation, whose KV cache holds something already, are left alone, and traces of nnsight.
+    """
+    if is_traced(forward):
+        return "traces of nnsight run in full"
+    given = (arguments, keywords)
+    try:
+        if Reach.of(given).inside:
+            return (
+                "calls with a KV cache that holds something already, such as later steps of a generation, run in full"
+            )
+        return Freezer().freeze(given)
+    except UnknownValueError as error:
+        return f"calls that are given {error} run in full"

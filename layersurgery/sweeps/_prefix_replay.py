@@ -1,0 +1,209 @@
+"""A variant's call: the model's own code runs, and modules that ended before the cut answer from the record."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from layersurgery.sweeps._prefix_map import Map
+from layersurgery.sweeps._prefix_record import Call, Forward, Pass, Record, starting
+from layersurgery.sweeps._prefix_state import World, is_patched
+from layersurgery.sweeps._prefix_values import Reach, pour, same, thaw
+
+
+class Moved:
+    """What of a model is not as it was when it was recorded.
+
+    Args:
+        parts: how the model's modules are nested.
+        changed: modules with other weights or hooks, the site's among them.
+        unsettled: modules whose state has changed, as it did in the recording.
+    """
+
+    def __init__(self, parts: Map, changed: Collection[nn.Module], unsettled: Collection[nn.Module]) -> None:
+        self.parts, self.changed, self.unsettled = parts, changed, frozenset(unsettled)
+        # The code of what holds a module may use its weights without calling it.
+        self.above = parts.above((*changed, *unsettled))
+
+    def touches(self, recorded: Pass, call: Call) -> bool:
+        """Whether a call has to do with one of them, whenever it was."""
+        if call.module in self.above:
+            return True
+        return bool(self.unsettled) and not self.unsettled.isdisjoint(recorded.events[call.begin : call.end])
+
+
+class Replayer:
+    """Answers for modules in one call of the scorer.
+
+    Args:
+        record: what was recorded.
+        moved: what is not as it was then.
+        tell: is told in words why something is run in full.
+    """
+
+    def __init__(self, record: Record, moved: Moved, tell: Callable[[str], None]) -> None:
+        self._record, self._moved, self._tell = record, moved, tell
+        self._silent = silent_among(moved.changed)
+        self._thread = threading.get_ident()
+        self._count = 0
+        self._running = False
+        self._script: list[tuple[nn.Module, Call | None]] = []
+        self._line = 0
+
+    @property
+    def watched(self) -> set[nn.Module]:
+        """The modules whose calls must come here."""
+        return self._record.watched | self._silent
+
+    def called(self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        """Run a module, in place of its forward, or answer for it."""
+        if threading.get_ident() != self._thread:
+            self._stop("it runs in several threads")
+            return forward(*arguments, **keywords)
+        if module in self._silent:
+            zeros = silence(module, arguments, keywords)
+            return forward(*arguments, **keywords) if zeros is None else zeros
+        if self._running:
+            return self._next(module, forward, arguments, keywords)
+        self._running = True
+        try:
+            self._begin(module, forward, arguments, keywords)
+            return self._next(module, forward, arguments, keywords)
+        finally:
+            self._running = False
+            self._script = []
+
+    def _begin(self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        """Look up what was recorded of this call by the scorer."""
+        self._script, self._line = [], 0
+        if self._count >= len(self._record.passes) or isinstance(starting(forward, arguments, keywords), str):
+            return
+        recorded = self._record.passes[self._count]
+        self._count += 1
+        alike = recorded.module is module and recorded.world == World.now()
+        if not alike or not same(recorded.inputs, (arguments, keywords)):
+            self._count = len(self._record.passes)
+            self._tell(
+                "the scorer calls the model with other inputs than for the unmodified model: such calls run in full"
+            )
+            return
+        if not recorded.problem:
+            self._script = script(recorded, self._moved, self._record.watched)
+
+    def _next(self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        if self._line >= len(self._script):
+            return forward(*arguments, **keywords)
+        expected, call = self._script[self._line]
+        self._line += 1
+        if expected is not module:
+            self._stop("modules are called in another order than for the unmodified model: such calls run in full")
+            return forward(*arguments, **keywords)
+        if call is None:
+            return forward(*arguments, **keywords)
+        given = Reach([], [], [])
+        if call.given:
+            given = Reach.of((arguments, *keywords.values()))
+        if not _takes(call, given, arguments, keywords):
+            self._stop("modules are given other things than in the unmodified model: such calls run in full")
+            return forward(*arguments, **keywords)
+        made: dict[int, Any] = {}
+        for number, frozen in call.effects:
+            pour(frozen, given.holders[number], given.holders, made)
+        return thaw(call.output, given.holders, made)
+
+    def _stop(self, why: str) -> None:
+        self._script, self._count = [], len(self._record.passes)
+        self._tell(why)
+
+
+def silent_among(modules: Collection[nn.Module]) -> set[nn.Module]:
+    """Those that multiply with a matrix of zeros, as a knock-out leaves it: zeros come out of whatever is finite.
+
+    Examples:
+        >>> module = nn.Linear(2, 2)
+        >>> silent_among([module])
+        set()
+        >>> for parameter in module.parameters():
+        ...     parameter.data = torch.zeros(()).expand(parameter.shape)
+        >>> silent_among([module])
+        {Linear(in_features=2, out_features=2, bias=True)}
+    """
+    return {
+        module
+        for module in modules
+        if type(module) is nn.Linear and all(map(_is_zero, module._parameters.values())) and not is_patched(module)
+    }
+
+
+def silence(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> torch.Tensor | None:
+    """What a silent module gives; None: that would have to be computed."""
+    if len(arguments) != 1 or keywords or torch.is_grad_enabled():
+        return None
+    states, weight = arguments[0], cast(torch.Tensor, module.weight)
+    if type(states) is not torch.Tensor or states.dtype != weight.dtype or states.device != weight.device:
+        return None
+    if torch.is_autocast_enabled(weight.device.type):
+        return None
+    # A single product may come out as the negative zero. Infinity times zero is no zero at all, and shows in the sum.
+    if states.shape[-1] != weight.shape[1] or weight.shape[1] < _MANY or not math.isfinite(_sum(states)):
+        return None
+    return states.new_zeros((*states.shape[:-1], weight.shape[0]))
+
+
+_MANY = 8  # products in each sum
+
+
+def _sum(states: torch.Tensor) -> float:
+    return states.sum(dtype=torch.promote_types(states.dtype, torch.float32)).item()
+
+
+def _is_zero(parameter: torch.Tensor | None) -> bool:
+    """Whether it is nothing, or a single zero seen in the shape of a matrix."""
+    if parameter is None:
+        return True
+    plain = type(parameter) in (torch.Tensor, nn.Parameter) and parameter.layout == torch.strided
+    single = plain and not any(parameter.stride()) and not parameter.is_meta and parameter.numel() > 0
+    return single and not parameter[(0,) * parameter.dim()].item()
+
+
+def script(recorded: Pass, moved: Moved, watched: Collection[nn.Module]) -> list[tuple[nn.Module, Call | None]]:
+    """What is to happen at each call of a watched module, in order, up to the cut: the call to answer for, or None."""
+    cut = recorded.cut(moved.changed, moved.parts)
+    intact = all(held.is_intact for held in recorded.held)
+
+    def before(call: Call) -> Iterator[Call]:
+        """The outermost calls that had ended when the cut came, and can be answered for."""
+        if call.begin >= cut:
+            return
+        ended = call.end <= cut and call.needed and not call.problem
+        if ended and (intact or call.is_intact) and not moved.touches(recorded, call):
+            yield call
+            return
+        for inside in call.inside:
+            yield from before(inside)
+
+    answered = {call.begin: call for call in before(recorded.top)}
+    lines: list[tuple[nn.Module, Call | None]] = []
+    position, end = 0, min(cut, len(recorded.events))
+    while position < end:
+        call = answered.get(position)
+        if call is not None:
+            lines.append((call.module, call))
+            position = call.end
+            continue
+        if recorded.events[position] in watched:
+            lines.append((recorded.events[position], None))
+        position += 1
+    return lines
+
+
+def _takes(call: Call, given: Reach, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
+    """Whether what was recorded is what the module would give and do now."""
+    if not call.is_intact or tuple(map(type, given.holders)) != call.given:
+        return False
+    return same(call.inputs, (arguments, keywords), given.objects)

@@ -1,0 +1,250 @@
+"""What a model is, apart from its inputs: parameters, buffers, hooks, attributes; and what has changed of them."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from layersurgery._foreign import runs_as, runs_compiled
+from layersurgery.surgery._compiled import is_blind_to_hooks
+from layersurgery.surgery._taps import Outlet
+from layersurgery.sweeps._prefix_values import is_holder, shallow
+from layersurgery.sweeps._watch import Watch
+
+
+@dataclass
+class Changes:
+    """What has changed of some modules.
+
+    Args:
+        made_over: modules with other parameters or hooks, or in another mode.
+        attributes: buffers and attributes that are others or hold something else, as module and name.
+    """
+
+    made_over: set[nn.Module] = field(default_factory=set[nn.Module])
+    attributes: set[tuple[nn.Module, str]] = field(default_factory=set[tuple[nn.Module, str]])
+
+    def __bool__(self) -> bool:
+        return bool(self.made_over or self.attributes)
+
+
+class Standing:
+    """How modules are at one moment. Holds on to what it saw, so that nothing new is taken for it.
+
+    Examples:
+        >>> model = nn.Linear(2, 2)
+        >>> before = Standing([model])
+        >>> model.note = "new"
+        >>> before.changes().attributes
+        {(Linear(in_features=2, out_features=2, bias=True), 'note')}
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self._modules = list(modules)
+        self._parameters: list[tuple[nn.Module, dict[str, Any], str, Any, int | None]] = []
+        self._attributes: list[tuple[nn.Module, dict[str, Any], dict[str, Any], int]] = []
+        self._versions: list[tuple[nn.Module, str, torch.Tensor, int]] = []
+        self._contents: list[tuple[nn.Module, str, Any, list[Any]]] = []
+        self._hooks = [(module, _marks(module), vars(module).get("forward")) for module in self._modules]
+        for module in self._modules:
+            for name, parameter in module._parameters.items():
+                self._parameters.append((module, module._parameters, name, parameter, _version(parameter)))
+            self._look(module, module._buffers, module._buffers)
+            self._look(module, module._modules, module._modules)
+            own = vars(module)
+            self._look(module, own, {name: value for name, value in own.items() if name not in _OF_TORCH})
+
+    def changes(self) -> Changes:
+        """What has changed since."""
+        attributes = {*self._replaced(), *self._rewritten()}
+        modes = {module for module, name in attributes if name == "training"}
+        return Changes({*self._made_over(), *modes}, {pair for pair in attributes if pair[1] != "training"})
+
+    def _made_over(self) -> Iterator[nn.Module]:
+        for module, held, name, parameter, version in self._parameters:
+            now = held.get(name)
+            if now is not parameter:
+                if not (_is_empty(now) and _is_empty(parameter)):
+                    yield module
+            elif version is not None and parameter._version != version:
+                yield module
+        for module, marks, forward in self._hooks:
+            if vars(module).get("forward") is not forward or _marks(module) != marks:
+                yield module
+
+    def _replaced(self) -> Iterator[tuple[nn.Module, str]]:
+        for module, held, expected, size in self._attributes:
+            for name, value in expected.items():
+                if held.get(name, self) is not value:
+                    yield module, name
+            if len(held) != size:
+                yield from ((module, name) for name in held if name not in expected and name not in _OF_TORCH)
+
+    def _rewritten(self) -> Iterator[tuple[nn.Module, str]]:
+        for module, name, tensor, version in self._versions:
+            if tensor._version != version:
+                yield module, name
+        for module, name, holder, was in self._contents:
+            now = list(shallow(holder))
+            if len(now) != len(was) or any(one is not other for one, other in zip(now, was, strict=True)):
+                yield module, name
+
+    def _look(self, module: nn.Module, held: dict[str, Any], values: dict[str, Any]) -> None:
+        self._attributes.append((module, held, dict(values), len(held)))
+        for name, value in values.items():
+            version = _version(value)
+            if version is not None:
+                self._versions.append((module, name, value, version))
+            elif is_holder(value):
+                self._contents.append((module, name, value, list(shallow(value))))
+
+
+@dataclass(frozen=True)
+class World:
+    """What a forward depends on besides model and inputs."""
+
+    settings: tuple[Any, ...]
+
+    @classmethod
+    def now(cls) -> World:
+        """The present one."""
+        cuda = torch.cuda.is_initialized()
+        kinds = ("cpu", "cuda") if cuda else ("cpu",)
+        return cls(
+            (
+                torch.is_grad_enabled(),
+                torch.is_inference_mode_enabled(),
+                torch.get_default_dtype(),
+                *((torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds),
+            )
+        )
+
+
+class Chance:
+    """The state of torch's generators of random numbers, or of all that models draw from."""
+
+    def __init__(self, of_all: bool = False) -> None:
+        self._host = torch.default_generator.get_state()
+        self._devices = _offsets()
+        self._others = _others() if of_all else None
+
+    def is_untouched(self) -> bool:
+        """Whether torch's are as they were."""
+        return torch.equal(torch.default_generator.get_state(), self._host) and _offsets() == self._devices
+
+    def others_are_untouched(self) -> bool:
+        """Whether Python's and numpy's are as they were."""
+        return _others() == self._others
+
+
+def hooks_on(module: nn.Module) -> tuple[Any, ...]:
+    """Hooks on a module that do something of which others may know."""
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    return tuple(hook for hook in hooks if not _is_idle(hook))
+
+
+def is_patched(module: nn.Module) -> bool:
+    """Whether others have put a forward of their own on a module, which may do more than give an output."""
+    own = vars(module).get("forward")
+    return own is not None and "_hf_hook" not in vars(module) and not _is_of_nnsight(own)
+
+
+def is_traced(forward: Any) -> bool:
+    """Whether this is a forward through which a running trace of nnsight wants to see what each module gives."""
+    return _is_of_nnsight(forward) and forward.state.active()[0] is not None
+
+
+def captured() -> dict[str, int]:
+    """How much transformers has captured so far of what it was asked for, such as `output_hidden_states`."""
+    capturing = sys.modules.get("transformers.utils.output_capturing")
+    collector = getattr(capturing, "_active_collector", None)
+    collected = collector.get() if collector is not None else None
+    return {name: len(found) for name, found in collected.items()} if collected else {}
+
+
+def cannot_share(root: nn.Module, modules: Iterable[nn.Module]) -> str:
+    """Why nothing of this model can be answered for, in words; empty: there is no such reason."""
+    for module in modules:
+        form = runs_as(type(module))
+        if form in _FORMS and (form != "copies" or len(vars(module)["device_ids"]) > 1):
+            return _FORMS[form]
+        if runs_compiled(module):
+            return "it is compiled"
+    if is_blind_to_hooks([root], False):
+        return "it is compiled"
+    everywhere = nn.modules.module
+    if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
+        return "there are hooks on all modules of the process"
+    return ""
+
+
+_FORMS = {
+    "script": "it is a TorchScript model",
+    "sharded": "its weights are sharded over devices",
+    "copies": "DataParallel copies it in each pass",
+}
+
+# What torch keeps in a module: looked at apart, or of no effect on what a forward gives.
+_OF_TORCH = frozenset(vars(nn.Module())) - {"training"} | {
+    "forward",
+    "_hf_hook",
+    "_old_forward",
+    "_output_capturing_hooks_installed",
+}
+
+
+def _marks(module: nn.Module) -> tuple[Any, ...]:
+    """What tells the hooks on a module apart, but for those of no consequence."""
+    own = vars(module)
+    before, after = own["_forward_pre_hooks"], own["_forward_hooks"]
+    if not before and not after:
+        return ()
+    return tuple(
+        (key, *((entry.token, entry.order) for entry in hook.entries)) if isinstance(hook, Outlet) else (key,)
+        for key, hook in (*before.items(), *after.items())
+        if not _is_of_no_consequence(hook)
+    )
+
+
+def _version(value: Any) -> int | None:
+    return value._version if isinstance(value, torch.Tensor) and not value.is_inference() else None
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether it is a weight that is kept elsewhere between calls."""
+    return isinstance(value, torch.Tensor) and value.is_meta
+
+
+def _is_idle(hook: Any) -> bool:
+    if isinstance(hook, Outlet):  # changes what the module gives, and nothing else
+        return all(entry.clock is None for entry in hook.entries)
+    return _is_of_no_consequence(hook)
+
+
+def _is_of_no_consequence(hook: Any) -> bool:
+    """Whether a hook only looks: a sweep's own, or one of transformers that waits for outputs to be asked for."""
+    if isinstance(getattr(hook, "__self__", None), Watch):
+        return True
+    return getattr(hook, "__module__", "") == "transformers.utils.output_capturing"
+
+
+def _is_of_nnsight(forward: Any) -> bool:
+    return type(forward).__name__ == "Controller" and type(forward).__module__.startswith("nnsight.")
+
+
+def _others() -> tuple[Any, ...]:
+    array: Any = np.random.get_state()  # noqa: NPY002 - models draw from the global state
+    return random.getstate(), array[1].tobytes(), array[2:]
+
+
+def _offsets() -> tuple[tuple[int, int], ...]:
+    if not torch.cuda.is_initialized():
+        return ()
+    return tuple((one.initial_seed(), one.get_offset()) for one in torch.cuda.default_generators)

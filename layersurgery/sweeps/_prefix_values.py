@@ -1,0 +1,380 @@
+"""Values that a module is given and gives: what of them can change, copies that do not, and the same values again."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import types
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class UnknownValueError(Exception):
+    """A value of a kind that cannot be copied, or looked into; the message says which."""
+
+
+@dataclass
+class Reach:
+    """What can be reached from some values: what may change, in the order in which it is found, and tensors.
+
+    Args:
+        holders: lists, dictionaries, sets and plain objects, each once.
+        tensors: all tensors.
+        objects: those of the holders that are plain objects, such as a KV cache, or are held by one.
+        inside: whether a plain object, such as a KV cache, holds a matrix or more; numbers and empty rows do not count.
+    """
+
+    holders: list[Any]
+    tensors: list[torch.Tensor]
+    objects: list[Any]
+    inside: bool = False
+
+    @classmethod
+    def of(cls, value: Any) -> Reach:
+        """What can be reached from a value.
+
+        Raises:
+            UnknownValueError: if there is something that cannot be looked into.
+        """
+        found = cls([], [], [])
+        _visit(value, found, set(), False)
+        return found
+
+
+@dataclass(frozen=True)
+class Held:
+    """A tensor that is kept: itself, as long as nobody writes into it, or a copy of which copies are given out."""
+
+    tensor: torch.Tensor
+    version: int | None
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether it still holds what it held."""
+        return self.version is None or self.tensor._version == self.version
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Something that the call was given, by its number among the holders."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class _Row:
+    kind: type[tuple[Any, ...]]
+    entries: tuple[Any, ...]
+
+
+@dataclass
+class _Made:
+    """A list, dictionary, set or object: its entries, its attributes."""
+
+    kind: type[Any]
+    entries: tuple[Any, ...] | None = None
+    attributes: tuple[tuple[str, Any], ...] = ()
+
+
+Clones = dict[int, tuple["weakref.ref[torch.Tensor]", Held]]
+
+
+class Freezer:
+    """Makes copies of values that stay as they are, whatever is done to the values afterwards.
+
+    Containers are copied; tensors are kept themselves, with the count of writes into them, or copied.
+
+    Args:
+        given: holders that are not copied but named: those that the call was given.
+        copies: copy tensors, too. Tensors of inference mode are copied always: they do not count writes.
+        clones: copies that were made before, for use where they still equal the tensor.
+    """
+
+    def __init__(self, given: Sequence[Any] = (), copies: bool = False, clones: Clones | None = None) -> None:
+        self.held: list[Held] = []
+        self._given = {id(holder): number for number, holder in enumerate(given)}
+        self._copies = copies
+        self._clones: Clones = {} if clones is None else clones
+        self._done: dict[int, Any] = {}
+        self._alive: list[Any] = []  # ids are those of living objects only
+        self._originals: list[torch.Tensor] = []
+
+    def freeze(self, value: Any) -> Any:
+        """A copy that `thaw` makes values of again.
+
+        Raises:
+            UnknownValueError: if there is something that cannot be copied.
+        """
+        kind = _kind(type(value))
+        if kind == "atom":
+            return value
+        if id(value) in self._given:
+            return _Given(self._given[id(value)])
+        done = self._done.get(id(value))
+        if done is not None:
+            return done
+        self._alive.append(value)
+        made: Any
+        if kind == "tensor":
+            made = self._done[id(value)] = self._hold(value)
+        elif kind == "unknown":
+            raise UnknownValueError(f"a {type(value).__name__}")
+        elif kind == "tuple":
+            made = self._done[id(value)] = _Row(type(value), tuple(map(self.freeze, value)))
+        else:
+            made = self._done[id(value)] = _Made(type(value))
+            self.fill(made, value)
+        return made
+
+    def fill(self, made: _Made, value: Any) -> None:
+        """Freeze what a holder holds now."""
+        entries, attributes = contents(value)
+        if isinstance(value, dict):
+            made.entries = tuple((self.freeze(key), self.freeze(one)) for key, one in entries)
+        elif entries is not None:
+            made.entries = tuple(map(self.freeze, entries))
+        made.attributes = tuple((name, self.freeze(one)) for name, one in attributes)
+
+    def contents_of(self, value: Any) -> _Made:
+        """A copy of what a holder holds, even of one that was given."""
+        made = _Made(type(value))
+        self.fill(made, value)
+        return made
+
+    def copied_any_of(self, tensors: Sequence[torch.Tensor]) -> bool:
+        """Whether a tensor that was copied is one of these, or shares memory with one."""
+        return bool(self._originals) and bool(_storages(self._originals) & _storages(tensors))
+
+    def _hold(self, tensor: torch.Tensor) -> Held:
+        counts = not tensor.is_inference()
+        if counts and not self._copies:
+            held = Held(tensor, tensor._version)
+        else:
+            held = self._copied(tensor)
+            self._originals.append(tensor)
+        self.held.append(held)
+        return held
+
+    def _copied(self, tensor: torch.Tensor) -> Held:
+        original, held = self._clones.get(id(tensor), (None, None))
+        if original is not None and held is not None and original() is tensor and torch.equal(held.tensor, tensor):
+            return held
+        copy = tensor.clone()
+        if copy.layout == torch.strided and copy.stride() != tensor.stride():
+            raise UnknownValueError("a tensor that shares its memory with itself")
+        held = Held(copy, None)
+        self._clones[id(tensor)] = (weakref.ref(tensor), held)
+        return held
+
+
+def thaw(frozen: Any, given: Sequence[Any] = (), made: dict[int, Any] | None = None) -> Any:
+    """The value again, in fresh containers; `given` stands for what the call was given."""
+    made = {} if made is None else made
+    if isinstance(frozen, Held):
+        if frozen.version is not None:
+            return frozen.tensor
+        if id(frozen) not in made:
+            made[id(frozen)] = frozen.tensor.clone()
+        return made[id(frozen)]
+    if isinstance(frozen, _Row):
+        entries = [thaw(entry, given, made) for entry in frozen.entries]
+        return frozen.kind(entries) if hasattr(frozen.kind, "n_fields") else tuple.__new__(frozen.kind, entries)
+    if isinstance(frozen, _Given):
+        return given[frozen.number]
+    if not isinstance(frozen, _Made):
+        return frozen
+    if id(frozen) not in made:
+        made[id(frozen)] = fresh = _base(frozen.kind).__new__(frozen.kind)
+        pour(frozen, fresh, given, made)
+    return made[id(frozen)]
+
+
+def pour(frozen: _Made, holder: Any, given: Sequence[Any], made: dict[int, Any]) -> None:
+    """Let a holder hold what was frozen."""
+    if frozen.attributes or getattr(holder, "__dict__", None):
+        vars(holder).clear()
+        vars(holder).update({name: thaw(one, given, made) for name, one in frozen.attributes})
+    if frozen.entries is None:
+        return
+    if isinstance(holder, dict):
+        # past what a class may do besides: an output of transformers writes attributes, and refuses to be cleared
+        base: Any = _base(type(holder))
+        base.clear(holder)
+        for key, one in frozen.entries:
+            base.__setitem__(holder, thaw(key, given, made), thaw(one, given, made))
+    elif isinstance(holder, list):
+        list.__setitem__(holder, slice(None), [thaw(one, given, made) for one in frozen.entries])
+    else:
+        set.clear(holder)
+        set.update(holder, [thaw(one, given, made) for one in frozen.entries])
+
+
+def same(frozen: Any, value: Any, given: Sequence[Any] = (), seen: dict[int, int] | None = None) -> bool:
+    """Whether a value is just what was frozen, so that no model could tell; of `given`, only which it is matters."""
+    seen = {} if seen is None else seen
+    if isinstance(frozen, Held):
+        return _same_tensor(frozen, value)
+    if isinstance(frozen, _Row):
+        alike = type(value) is frozen.kind and len(value) == len(frozen.entries)
+        return alike and _all_same(frozen.entries, value, given, seen)
+    if isinstance(frozen, _Given):
+        return frozen.number < len(given) and given[frozen.number] is value
+    if isinstance(frozen, _Made):
+        return type(value) is frozen.kind and _same_holder(frozen, value, given, seen)
+    return frozen is value or (type(frozen) is type(value) and isinstance(frozen, _PLAIN) and frozen == value)
+
+
+def _same_holder(frozen: _Made, value: Any, given: Sequence[Any], seen: dict[int, int]) -> bool:
+    if id(frozen) in seen:
+        return seen[id(frozen)] == id(value)
+    seen[id(frozen)] = id(value)
+    entries, attributes = contents(value)
+    if isinstance(value, set):
+        return set(frozen.entries or ()) == value
+    return (
+        (entries is None) == (frozen.entries is None)
+        and len(attributes) == len(frozen.attributes)
+        and len(entries or ()) == len(frozen.entries or ())
+        and _all_same(frozen.entries or (), entries or (), given, seen)
+        and _all_same(frozen.attributes, attributes, given, seen)
+    )
+
+
+def _all_same(frozen: Sequence[Any], values: Sequence[Any], given: Sequence[Any], seen: dict[int, int]) -> bool:
+    for one, value in zip(frozen, values, strict=True):
+        kind = type(one)
+        if one is value:
+            alike = True
+        elif kind is Held:  # nearly always the very same tensor, which is told without a call
+            alike = (one.tensor is value and one.version is not None and value._version == one.version) or _same_tensor(
+                one, value
+            )
+        elif kind is tuple:  # a key and what it stands for
+            alike = _all_same(one, value, given, seen)
+        else:
+            alike = same(one, value, given, seen)
+        if not alike:
+            return False
+    return True
+
+
+def contents(holder: Any) -> tuple[Any, tuple[tuple[str, Any], ...]]:
+    """What a holder holds now: its entries (None for a plain object) and its attributes."""
+    attributes = tuple(getattr(holder, "__dict__", {}).items())
+    if isinstance(holder, dict):
+        return tuple(holder.items()), attributes
+    return (tuple(holder) if isinstance(holder, list | set) else None), attributes
+
+
+def is_holder(value: Any) -> bool:
+    """Whether a value can be changed, and what it holds can be seen."""
+    return _kind(type(value)) in ("container", "object")
+
+
+def shallow(holder: Any) -> Iterator[Any]:
+    """What a holder holds, one by one, as ids of living things."""
+    entries, attributes = contents(holder)
+    if isinstance(holder, dict):
+        for key, one in entries:
+            yield key
+            yield one
+    elif entries is not None:
+        yield from entries
+    for name, one in attributes:
+        yield name
+        yield one
+
+
+_ATOMS = (
+    type(None),
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    frozenset,
+    range,
+    slice,
+    functools.partial,
+    type(...),
+    enum.Enum,
+    type,
+    nn.Module,
+    torch.Size,
+    torch.dtype,
+    torch.device,
+    torch.layout,
+    torch.memory_format,
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodType,
+    types.ModuleType,
+)
+_PLAIN = (bool, int, str, bytes, float, complex, range, slice, torch.Size, torch.dtype, torch.device)
+_CONTAINERS = (OrderedDict, dict, list, set)
+_CONFIGS = ("PreTrainedConfig", "PretrainedConfig")  # settings of a whole model, which take no part in a forward
+_HEAP = 1 << 9  # of a type's flags: written in Python
+
+
+@functools.cache
+def _kind(kind: type[Any]) -> str:
+    if issubclass(kind, torch.Tensor):
+        return "tensor"
+    if issubclass(kind, _ATOMS) or any(base.__name__ in _CONFIGS for base in kind.__mro__):
+        return "atom"
+    if issubclass(kind, tuple):
+        return "tuple"
+    in_python = all(base in (object, *_CONTAINERS) or base.__flags__ & _HEAP for base in kind.__mro__)
+    if not in_python or any(getattr(base, "__slots__", ()) for base in kind.__mro__):
+        return "unknown"
+    return "container" if issubclass(kind, _CONTAINERS) else "object"
+
+
+def _base(kind: type[Any]) -> Any:
+    """The built-in type that makes and fills objects of a kind."""
+    return next((base for base in _CONTAINERS if issubclass(kind, base)), object)
+
+
+def _visit(value: Any, found: Reach, seen: set[int], inside: bool) -> None:
+    kind = _kind(type(value))
+    if kind == "atom":
+        return
+    if kind == "tensor":
+        found.tensors.append(value)
+        found.inside = found.inside or (inside and value.dim() > 1)
+    elif kind == "tuple":
+        for entry in value:
+            _visit(entry, found, seen, inside)
+    elif kind == "unknown":
+        raise UnknownValueError(f"a {type(value).__name__}")
+    elif id(value) not in seen:
+        seen.add(id(value))
+        found.holders.append(value)
+        inside = inside or kind == "object"
+        if inside:
+            found.objects.append(value)
+        for one in shallow(value):
+            _visit(one, found, seen, inside)
+
+
+def _same_tensor(held: Held, value: Any) -> bool:
+    kept = held.tensor
+    if type(value) is not type(kept) or not held.is_intact:
+        return False
+    alike = value.shape == kept.shape and value.dtype == kept.dtype and value.device == kept.device
+    if not alike or value.layout != kept.layout:
+        return False
+    if value.layout == torch.strided and value.stride() != kept.stride():
+        return False  # kernels may differ, and with them the last bits
+    return value is kept or torch.equal(value, kept)
+
+
+def _storages(tensors: Sequence[torch.Tensor]) -> set[int]:
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.layout == torch.strided} - {0}

@@ -1,0 +1,139 @@
+"""A shared prefix on classes of transformers: every tensor that each of them gives, bit for bit.
+
+`python -m tests.sweeps.test_prefix_architectures vlm/llava causal` prints a line for each class.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import pytest
+import torch
+
+import layersurgery as ls
+from layersurgery.errors import SelectionError
+from layersurgery.sweeps._prefix import SharedPrefix
+from tests.architectures.build import build, names
+from tests.architectures.expected import REFUSED
+from tests.architectures.inputs import inputs
+from tests.architectures.subject import same_chance
+from tests.sweeps.test_prefix import check
+
+# What is computed in full for each variant, and why.
+IN_FULL = {
+    "causal/musicgen": "it draws random numbers with Python's or numpy's generator",
+    "causal/musicgen_melody": "it draws random numbers with Python's or numpy's generator",
+    "causal/recurrent_gemma": "its state changes in each call",
+    "causal/rwkv": "it writes into what it is given",
+}
+
+# A cross-section: towers, side inputs, mixtures, state spaces, shared weights, encoders, and what is odd elsewhere.
+SOME = [
+    "vlm/aria",
+    "vlm/blip-2",
+    "vlm/deepseek_vl",
+    "vlm/florence2",
+    "vlm/gemma3",
+    "vlm/gemma3n",
+    "vlm/idefics",
+    "vlm/internvl",
+    "vlm/kosmos-2",
+    "vlm/llava",
+    "vlm/llava_next",
+    "vlm/llava_onevision",
+    "vlm/mllama",
+    "vlm/paligemma",
+    "vlm/qwen2_5_vl",
+    "vlm/qwen2_vl",
+    "vlm/qwen3_vl",
+    "causal/bamba",
+    "causal/bloom",
+    "causal/cohere2",
+    "causal/deepseek_v3",
+    "causal/falcon_h1",
+    "causal/gemma2",
+    "causal/gpt2",
+    "causal/gpt_oss",
+    "causal/jamba",
+    "causal/lfm2",
+    "causal/llama",
+    "causal/mamba",
+    "causal/mixtral",
+    "causal/mpt",
+    "causal/openai-gpt",
+    "causal/recurrent_gemma",
+    "causal/rwkv",
+    "causal/zamba2",
+    "other/albert",
+    "other/bart",
+    "other/bert",
+    "other/clip",
+    "other/t5",
+    "other/vit",
+    "other/whisper",
+]
+
+
+def left_of(name, role="attention", most=5):
+    """The share of operations that are left, and what is said about the rest."""
+    model, given = build(name), inputs(name)
+
+    @torch.no_grad()
+    def run(model):
+        with same_chance():
+            return model(**given)
+
+    run(model)  # transformers installs hooks of its own at some models' first forward
+    sites = ls.select(model, role)
+    spread = sorted({round(number * (len(sites) - 1) / (most - 1)) for number in range(most)})
+    prefix = SharedPrefix(model, sites)
+    do = ls.Uniform() if role == "layer" else ls.Zero()
+    chosen = [sites[number] for number in spread]
+    return check(model, run, chosen, lambda site: ls.Surgery(at=site, do=do), prefix, snapshot=False), prefix.notes
+
+
+def _check(name, role, most):
+    left, notes = left_of(name, role, most)
+    if name in IN_FULL:
+        assert any(IN_FULL[name] in note for note in notes)
+    else:
+        assert left < 1
+        assert all("from the second batch on" in note for note in notes)
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_some_classes(name):
+    _check(name, "attention", 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("role", ["attention", "mlp", "layer"])
+@pytest.mark.parametrize("name", [name for name in names() if name not in REFUSED])
+def test_all_classes(name, role):
+    try:
+        _check(name, role, 6)
+    except SelectionError:
+        if role == "attention":
+            raise
+        pytest.skip(f"no site of role {role}")
+
+
+def main() -> int:
+    """A line for each class whose name begins as asked."""
+    wrong = 0
+    for name in (name for name in names() if name.startswith(tuple(sys.argv[1:]) or "")):
+        began = time.perf_counter()
+        try:
+            left, notes = left_of(name)
+            line = f"{100 * left:4.0f} % of the operations left  {'; '.join(notes)}"
+        except SelectionError:
+            line = "no sites"
+        except AssertionError as error:
+            wrong, line = wrong + 1, f"WRONG at {error}"
+        sys.stdout.write(f"{name:32} {time.perf_counter() - began:5.1f} s  {line}\n")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
