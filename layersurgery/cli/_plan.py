@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from layersurgery.interventions import Intervention
     from layersurgery.search import Rule
-    from layersurgery.sites import Site
+    from layersurgery.sites import Site, Sites
     from layersurgery.sweeps._usage import Memory
 
 
@@ -27,6 +28,8 @@ class Plan:
         rate: evaluations in a second.
         batch_size: samples in one call of the scorer, as far as memory allowed.
         memory: what the model and one call take on each device.
+        layers: how many layers of the model run for one sample in all of these evaluations, fewest and most, and how
+            many would if each ran the model in full; None: sites are not in numbered layers of one tower.
         notes: what the numbers leave out.
     """
 
@@ -38,6 +41,7 @@ class Plan:
     rate: float
     batch_size: int
     memory: tuple[Memory, ...]
+    layers: tuple[tuple[int, int], tuple[int, int]] | None = None
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -48,10 +52,12 @@ class Plan:
         held = f", {self.confirm} held out for the check" if self.confirm else ", no check on held-out samples"
         rate = f"{self.rate:.1f}" if self.rate < 100 else f"{self.rate:.0f}"
         together = "1 sample" if self.batch_size == 1 else f"{self.batch_size} samples"
+        passes = [] if self.layers is None else [("layers", _of_layers(*self.layers))]
         lines = [
             ("samples", f"{self.samples} to draw from{held}"),
             ("sites", str(self.sites)),
             ("evaluations", f"{_span(*self.evaluations, str)} (one sample on one variant each)"),
+            *passes,
             ("time", f"about {_duration(*self.seconds)} at {rate} per second, {together} at once"),
             *(("memory", str(part)) for part in self.memory),
             *(("note", note) for note in self.notes),
@@ -75,8 +81,8 @@ def plan(
     """Estimate what `talo` takes with these arguments, by scoring two micro-batches on the unmodified model.
 
     The first is to warm up. The second is scored twice, because a scorer may keep what it made of its samples: the base
-    pays for that, the variants do not. Nothing is changed in the model, and what `talo` would refuse before it starts
-    is refused here too.
+    pays for that, the variants do not. And once more with all shared that the variant in the middle would share with
+    the base. Nothing is changed in the model, and what `talo` would refuse before it starts is refused here too.
 
     Args:
         model: as for `talo`, and so on for all that have the same name there.
@@ -111,10 +117,11 @@ def plan(
         trial.read(pool[: min(getattr(rule, "labels_needed", len(pool)), len(pool))], batch_size, one_batch=True)
         others = [*pool, *held][-trial.batch_size :]  # the farthest from those that were just read
         fresh, kept = (trial.read(others, trial.batch_size) for _ in range(2))
+        shared = min(kept, trial.read_shared(others))
 
     search = _search_range(rule, trial.sites, len(pool), trial.per_sample)
     base = 1 / (trial.sites + 1)  # share of the unmodified model, which comes first and pays for new samples
-    each = base * max(fresh, kept) + (1 - base) * kept
+    each = base * max(fresh, kept) + (1 - base) * shared
     ends = [(search[0], len(held)), (search[1], 0), (search[1], len(held))]  # checked early, kept, checked late
     cells = [searched + 2 * checked for searched, checked in ends]
     seconds = [searched * each + checked * (max(fresh, kept) + kept) for searched, checked in ends]
@@ -127,6 +134,7 @@ def plan(
         rate=max(cells) / max(*seconds, 1e-9),
         batch_size=trial.batch_size,
         memory=tuple(memory),
+        layers=_layers(model, trial.at, cells),
         notes=_notes(rule),
     )
 
@@ -155,6 +163,7 @@ class _Trial:
         self._watch = watch
         self._settings = settings
         self.sites = 0
+        self.at: Sites | None = None
         self.batch_size = 0
         self.per_sample = True
 
@@ -167,15 +176,59 @@ class _Trial:
         before = len(self._watch.calls)
         oracle.read([0], range(count))
         self.sites, self.per_sample = oracle.n_sites, oracle.per_sample is not False
+        self.at = oracle.sites
         self.batch_size = min(oracle.batch_size or count, count)
         calls = self._watch.calls[before:]
         return sum(seconds for _, seconds in calls) / sum(number for number, _ in calls)
+
+    def read_shared(self, samples: Sequence[Any]) -> float:
+        """Seconds for one sample on the variant in the middle, which leaves out what it shares with the base."""
+        from layersurgery.sites import unwrap
+        from layersurgery.sweeps._memory import ran_out_of_memory
+        from layersurgery.sweeps._prefix import SharedPrefix
+
+        if self.at is None:
+            return math.inf
+        prefix = SharedPrefix(unwrap(self._model), self.at)
+        try:
+            with prefix.recording():
+                self._watch(self._model, samples)
+            with prefix.replaying(self.at[len(self.at) // 2]):
+                self._watch(self._model, samples)
+        except Exception as error:  # a search would go on with smaller batches
+            if not ran_out_of_memory(error):
+                raise
+            return math.inf
+        count, seconds = self._watch.calls[-1]
+        return seconds / count
 
 
 def _search_range(rule: Any, sites: int, pool: int, per_sample: bool) -> tuple[int, int]:
     if hasattr(rule, "evaluations"):
         return rule.evaluations(sites, per_sample=per_sample)
     return 0, (sites + 1) * getattr(rule, "labels_needed", pool)
+
+
+def _layers(model: Any, sites: Sites | None, cells: Sequence[int]) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """Layer passes for the fewest and most cells: all layers in the base, and from the site's on in its variant."""
+    from layersurgery.errors import SelectionError
+    from layersurgery.sites import select
+
+    towers = {site.tower for site in sites or ()}
+    numbers = [site.layer for site in sites or () if site.layer is not None]
+    if sites is None or len(numbers) < len(sites) or not towers <= {"language", "decoder"} or len(towers) != 1:
+        return None
+    try:
+        count = len(select(model, "layer", tower=towers.pop()))
+    except SelectionError:
+        return None
+    share = (count + sum(count - number for number in numbers)) / (len(numbers) + 1)
+    ends = min(cells), max(cells)
+    return (round(ends[0] * share), round(ends[1] * share)), (ends[0] * count, ends[1] * count)
+
+
+def _of_layers(run: tuple[int, int], in_full: tuple[int, int]) -> str:
+    return f"{_span(*run, str)} passes, of {_span(*in_full, str)} if none were shared between variants"
 
 
 def _notes(rule: Any) -> tuple[str, ...]:

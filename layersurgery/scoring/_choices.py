@@ -100,6 +100,10 @@ class ChoiceScorer:
                 found[sample][option] += value
         return reduced(given, _scores(samples, found))
 
+    def length(self, sample: Sample) -> int:
+        """How long a sample is beside others: a sweep takes those of a length together, so that little is padded."""
+        return _inputs.rough_length(sample)
+
     @cached_property
     def fingerprint(self) -> str:
         """A short string of everything that changes results; what differs in it must not share a store."""

@@ -137,6 +137,10 @@ class GenerationScorer:
         )
         return reduced(given, scores)
 
+    def length(self, sample: Sample) -> int:
+        """How long a sample is beside others: a sweep takes those of a length together, so that little is padded."""
+        return _inputs.rough_length(sample)
+
     @cached_property
     def fingerprint(self) -> str:
         """A short string of everything that changes results; what differs in it must not share a store."""

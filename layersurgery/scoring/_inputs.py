@@ -17,6 +17,8 @@ from layersurgery.scoring._prompts import Picture, Prompt, message_parts, render
 from layersurgery.sites._unwrap import unwrap
 from layersurgery.tasks import Sample
 
+_PICTURE = 1 << 20
+
 # What tokenizers add for some models and others do not take. Nothing else is ever dropped silently.
 _DISPENSABLE = ("attention_mask", "token_type_ids", "mm_token_type_ids")
 
@@ -200,6 +202,18 @@ def place(inputs: dict[str, Any], module: nn.Module) -> dict[str, Any]:
         for key, value in inputs.items()
         if not (spelled_out and key in _DISPENSABLE and key not in names)
     }
+
+
+def rough_length(sample: Sample) -> int:
+    """How long a sample's input is beside others': in characters, where each picture weighs more than any text.
+
+    Examples:
+        >>> rough_length(Sample("q1", "Which?", ("red", "blue"), 1))
+        13
+    """
+    texts = (sample.question, sample.hint, *sample.options)
+    own = sum(map(len, texts)) + _PICTURE * len(sample.images)
+    return max([own, *map(rough_length, sample.variants)])
 
 
 def by_picture_count(samples: Sequence[Sample], prompt: Prompt) -> list[list[int]]:

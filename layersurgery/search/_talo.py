@@ -37,6 +37,7 @@ def talo(
     batch_size: int | None = None,
     progress: bool | str = False,
     store: Store | str | os.PathLike[str] | None = None,
+    share: bool = True,
 ) -> Finding:
     """Task-Adaptive Layer Knockout: search for a site whose knock-out helps, and check it on other samples (section 4).
 
@@ -51,11 +52,12 @@ def talo(
             to draw and set aside (whole groups, so it may be fewer), or samples of their own. None: no check.
         seed: for all draws: the same seed, samples and scores give the same finding.
         batch_size: most samples in one call of the scorer, halved where memory runs out; None: the scorer's own
-            `batch_size`, else all at once.
+            `batch_size`, else 64.
         progress: show a bar with rate and time left on a terminal, or in a log a line every half minute; a string is
             its label.
         store: a file, or a `Store`, that each micro-batch is written to as soon as it was scored, and that what is
             there already is taken from, so that a search that was killed goes on where it was. None: nothing is kept.
+        share: let variants share what the unmodified model computes below their sites, which changes no score.
 
     Returns:
         The finding. Where no site is chosen there is nothing to check, and the held-out samples are not evaluated.
@@ -95,7 +97,8 @@ def talo(
     sites = select(model) if at is None else at
     label = _label(progress, "search")
     with nullcontext() if store is None else opened(store) as kept:
-        oracle = ModelOracle(model, score, pool, at=sites, do=do, batch_size=batch_size, progress=label, store=kept)
+        given = {"do": do, "store": kept, "share": share}
+        oracle = ModelOracle(model, score, pool, at=sites, batch_size=batch_size, progress=label, **given)
         decision = _decide(rule, oracle, np.random.default_rng(seed))
         chosen = decision.site
         check = None
@@ -103,7 +106,7 @@ def talo(
             label, site = _label(progress, "held-out check"), oracle.sites[chosen]
             # with the batch size that the search was left with: what did not fit there will not fit here
             size = oracle.batch_size
-            check = ModelOracle(model, score, held, at=site, do=do, batch_size=size, progress=label, store=kept)
+            check = ModelOracle(model, score, held, at=site, batch_size=size, progress=label, **given)
         reading = None if check is None else check.read([0, 1], range(check.n_samples))
 
     table = oracle.table()

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from layersurgery.errors import LayerSurgeryWarning, SampleError, ScoringError, SurgeryError
+from layersurgery.errors import SampleError, ScoringError, SurgeryError
 from layersurgery.interventions import Intervention
 from layersurgery.scoring import Reading, Scores
-from layersurgery.sites import Site, Sites, unwrap
+from layersurgery.sites import Site, Sites
 from layersurgery.surgery import Surgery
-from layersurgery.surgery._resolve import resolve
 from layersurgery.sweeps._answers import constant_answer
-from layersurgery.sweeps._call import Scorer, call, check_samples, sample_name
+from layersurgery.sweeps._call import Scorer, check_samples, sample_name
 from layersurgery.sweeps._cells import Cells
-from layersurgery.sweeps._memory import free_memory, no_memory_for_all, no_memory_for_one, ran_out_of_memory
+from layersurgery.sweeps._executor import Executor, Job
+from layersurgery.sweeps._local import LocalExecutor
 from layersurgery.sweeps._progress import Progress
 from layersurgery.sweeps._store import Store, file_of
 from layersurgery.sweeps._store_run import StoredRun
 from layersurgery.sweeps._table import ScoreTable
-from layersurgery.sweeps._watch import Uses, Watch
 
 
 class ModelOracle:
@@ -31,11 +31,8 @@ class ModelOracle:
 
     Row 0 is the unmodified model, row i + 1 the model with site i changed.
 
-    Per micro-batch of samples, the base runs first and then each variant, so that a scorer that keeps its last inputs
-    prepares them once. Every cell is evaluated at most once. A scorer that gives one number for all samples is called
-    once per row with all columns asked for; its number then stands in each of them.
-
-    Where memory runs out, the micro-batch is halved, with a warning, and stays so; what was evaluated is kept.
+    Every cell is evaluated at most once, by an executor (`LocalExecutor` says how). A scorer that gives one number for
+    all samples is called once per row with all columns asked for; its number then stands in each of them.
 
     Args:
         model: the model, in evaluation mode.
@@ -43,11 +40,13 @@ class ModelOracle:
         samples: what the columns stand for.
         at: the sites, one per row after the first.
         do: what happens at each site.
-        batch_size: most samples in one call of the scorer; None: the scorer's own `batch_size`, else all at once.
+        batch_size: most samples in one call of the scorer; None: the scorer's own `batch_size`, else 64.
         progress: show a bar with rate and time left on a terminal, or in a log a line every half minute; a string is
             its label.
         store: a file, or a `Store`, that each micro-batch is written to as soon as it was scored, and that what is
             there already is taken from; None: nothing is kept.
+        share: let variants share what the unmodified model computes below their sites; changes no score.
+        executor: makes of a `Job` what runs the evaluations.
 
     Attributes:
         cells: cells (row and sample) known so far.
@@ -75,23 +74,18 @@ class ModelOracle:
         batch_size: int | None = None,
         progress: bool | str = False,
         store: Store | str | os.PathLike[str] | None = None,
+        share: bool = True,
+        executor: Callable[[Job], Executor] = LocalExecutor,
     ) -> None:
-        self._model = model
-        self._score = score
         self._samples = check_samples(samples)
         self._names = [sample_name(sample, index) for index, sample in enumerate(self._samples)]
         self._sites = Sites([at] if isinstance(at, Site) else at)
         if not len(self._sites):
             raise SurgeryError("at= holds no site; use layersurgery.select(model) to find some")
         self._surgeries = tuple(Surgery(at=site, do=do) for site in self._sites)
-        self._batch_size = _checked_batch_size(batch_size, score)
-        self._untold: list[str] = []
         self._progress = Progress(_label(progress))
-        module = unwrap(model)
-        _check_ready(module, score)
-        for surgery in self._surgeries:  # refuse what cannot be done before anything is evaluated
-            resolve(module, surgery.steps)
-        self._watch = Watch(module, self._sites)
+        job = Job(model, score, self._samples, self._names, self._sites, self._surgeries, batch_size, share)
+        self._executor: Executor = executor(job)
         self._cells = Cells(len(self._sites) + 1, len(self._samples))
         self.per_sample: bool | None = None
         self.cells = 0
@@ -129,8 +123,8 @@ class ModelOracle:
 
     @property
     def batch_size(self) -> int | None:
-        """Most samples in one call of the scorer, as far as memory allowed so far; None: all at once."""
-        return None if self._batch_size == _ALL else self._batch_size
+        """Most samples in one call of the scorer, as far as memory allowed so far; None: not known."""
+        return self._executor.batch_size
 
     def read(self, rows: Iterable[int], columns: Iterable[int]) -> Reading:
         """Scores of these rows and columns, evaluating what was not evaluated before.
@@ -141,13 +135,12 @@ class ModelOracle:
             StoreError: if the store can no longer be read or written; what was evaluated before stays available.
         """
         rows, columns = _indices(rows, self.n_sites + 1, "row"), _indices(columns, self.n_samples, "column")
-        with self._watch.watching():
-            if self._stored is not None and self.per_sample is None:
-                self._learn_kind(self._stored.per_sample())
-            if self.per_sample is not False:
-                self._evaluate_missing(rows, columns)
-            if self.per_sample is False:  # found out just now, perhaps
-                return self._read_totals(rows, columns)
+        if self._stored is not None and self.per_sample is None:
+            self._learn_kind(self._stored.per_sample())
+        if self.per_sample is not False:
+            self._evaluate_missing(rows, columns)
+        if self.per_sample is False:  # found out just now, perhaps
+            return self._read_totals(rows, columns)
         return self._cells.reading(rows, columns)
 
     def table(self, columns: Iterable[int] | None = None) -> ScoreTable:
@@ -157,10 +150,11 @@ class ModelOracle:
             SampleError: if a column is out of range, or there is none.
         """
         if self.per_sample is False:
-            return self._cells.totals_table(self._sites, self._surgeries)
+            return replace(self._cells.totals_table(self._sites, self._surgeries), notes=self._executor.notes)
         wanted = self._cells.columns() if columns is None else _indices(columns, self.n_samples, "column")
         constant = constant_answer([self._samples[column] for column in wanted])
-        return self._cells.table(self._sites, self._surgeries, self._names, wanted, constant)
+        table = self._cells.table(self._sites, self._surgeries, self._names, wanted, constant)
+        return replace(table, notes=self._executor.notes)
 
     def names(self, columns: Iterable[int] | None = None) -> tuple[str, ...]:
         """What the samples of these columns are called; None: those that the base was last evaluated on."""
@@ -168,39 +162,23 @@ class ModelOracle:
         return tuple(self._names[column] for column in wanted)
 
     def _evaluate_missing(self, rows: list[int], columns: list[int]) -> None:
-        missing = sum(len(self._unknown(row, columns)) for row in dict.fromkeys(rows))
+        rows = list(dict.fromkeys(rows))
+        missing = sum(len(self._unknown(row, columns)) for row in rows)
         if not missing:
             return
         with self._progress.over(missing) as evaluated:
-            start = 0
-            while start < len(columns):
-                batch = columns[start : start + self._batch_size]
-                if self._evaluate_batch(rows, batch, evaluated):
-                    start += len(batch)
-                if self.per_sample is False:
-                    return
 
-    def _evaluate_batch(self, rows: list[int], batch: list[int], evaluated: Callable[[int], None]) -> bool:
-        """Whether base and variants now stand for this micro-batch; if not, it was too large for the memory.
+            def wanted(row: int, some: list[int]) -> list[int]:
+                return self._unknown(row, some, evaluated)
 
-        What stands already is not evaluated again when the rest of its micro-batch is, in smaller ones. A variant may
-        then be compared with a base of another batch size: the same samples in other company, which changes float noise
-        and nothing else.
-        """
-        for row in rows:
-            wanted = self._unknown(row, batch, evaluated)
-            if not wanted:
-                continue
-            scores = self._attempt(row, wanted)
-            if scores is None:
-                return False
-            self._learn_kind(isinstance(scores, Scores))
-            if not isinstance(scores, Scores):
-                self._take_total(row, wanted, scores)
-                return False
-            self._take(row, wanted, scores)
-            evaluated(len(wanted))
-        return True
+            with closing(self._executor.run(rows, columns, wanted)) as results:
+                for result in results:
+                    self._learn_kind(isinstance(result.scores, Scores))
+                    if not isinstance(result.scores, Scores):
+                        self._take_total(result.row, result.columns, result.scores)
+                        return
+                    self._take(result.row, result.columns, result.scores)
+                    evaluated(len(result.columns))
 
     def _unknown(self, row: int, columns: list[int], known: Callable[[int], None] | None = None) -> list[int]:
         """Which columns are still to be evaluated: another process may have stored some since they were asked for."""
@@ -234,7 +212,6 @@ class ModelOracle:
             return
         if self.per_sample is None:
             self.per_sample = single
-            self._tell()
         if self.per_sample and not single:
             raise ScoringError(
                 "the scorer gave one number in all, after one number per sample before; it must keep to one"
@@ -249,70 +226,18 @@ class ModelOracle:
             self.cells += len(found) * len(columns)
             self.recalled += len(found) * len(columns)
             wanted = [row for row in wanted if row not in found]
-        with self._progress.over(len(wanted) * len(columns)) as evaluated:
-            for row in wanted:
-                total = self._attempt(row, columns)
-                if not isinstance(total, float):
+        with (
+            self._progress.over(len(wanted) * len(columns)) as evaluated,
+            closing(self._executor.run(wanted, columns, lambda _, some: some, whole=True)) as results,
+        ):
+            for result in results:
+                if isinstance(result.scores, Scores):
                     raise ScoringError(
                         "the scorer gave one number per sample, after one in all before; it must keep to one"
                     )
-                self._take_total(row, columns, total)
+                self._take_total(result.row, columns, result.scores)
                 evaluated(len(columns))
         return Reading(np.repeat([[known[row]] for row in rows], len(columns), axis=1))
-
-    def _attempt(self, row: int, columns: list[int]) -> Scores | float | None:
-        """The scorer's answer; None if memory ran out and a smaller batch may be tried, which is what comes next."""
-        try:
-            return self._call(row, columns)
-        except Exception as error:
-            if not ran_out_of_memory(error):
-                raise
-            where = "the unmodified model" if row == 0 else f"site {str(self._sites[row - 1])!r}"
-            if self.per_sample is False:
-                raise ScoringError(no_memory_for_all(len(columns), where, error)) from error
-            if len(columns) == 1:
-                raise ScoringError(no_memory_for_one(self._names[columns[0]], where, error)) from error
-        # Not before the error is gone: its frames hold the tensors of the call that failed.
-        free_memory()
-        self._batch_size = len(columns) // 2
-        self._untold.append(
-            f"out of memory with {len(columns)} samples at once; going on with {self._batch_size}. Give "
-            f"batch_size={self._batch_size} to start with that"
-        )
-        self._tell()
-        return None
-
-    def _tell(self) -> None:
-        """Of smaller batches, as soon as it is known that there are any: a scorer of one number in all has none."""
-        while self.per_sample and self._untold:
-            warnings.warn(self._untold.pop(0), LayerSurgeryWarning, stacklevel=2)
-
-    def _call(self, row: int, columns: list[int]) -> Scores | float:
-        samples = [self._samples[column] for column in columns]
-        names = [self._names[column] for column in columns]
-        if row == 0:
-            return call(self._score, self._model, samples, names, "the unmodified model")
-        surgery, site = self._surgeries[row - 1], self._sites[row - 1]
-        self._watch.forget()
-        with surgery(self._model):
-            scores = call(self._score, self._model, samples, names, f"site {str(site)!r}")
-            by_weights = surgery.steps[0].do.what == "parameters"
-            ran = self._watch.ran(site) or (by_weights and self._is_used(site, samples[:1], names[:1]))
-            if not ran:
-                raise ScoringError(
-                    f"site {str(site)!r} never ran while samples {names[0]!r} to {names[-1]!r} were scored, so "
-                    "nothing is known of it. Leave it out, or make sure that the scorer runs this part of the model"
-                )
-        return scores
-
-    def _is_used(self, site: Site, samples: Sequence[Any], names: Sequence[str]) -> bool:
-        """Whether a module that was not called lends its parameters to one that was (torch's multi-head attention)."""
-        with Uses(self._watch.parameters(site)) as uses:
-            call(self._score, self._model, samples, names, f"site {str(site)!r}")
-        return uses.seen
-
-
-_ALL = 2**62  # as a batch size: all at once
 
 
 def _label(progress: bool | str) -> str | None:
@@ -329,27 +254,3 @@ def _indices(values: Iterable[int], count: int, what: str) -> list[int]:
         if not 0 <= index < count:
             raise SampleError(f"{what} {index} is out of range: there are {count}, 0 to {count - 1}")
     return indices
-
-
-def _checked_batch_size(batch_size: int | None, score: Any) -> int:
-    size = batch_size if batch_size is not None else getattr(score, "batch_size", None)
-    if size is None:
-        return _ALL
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise SampleError(f"batch_size={size!r}: give a whole number >= 1, or None")
-    return size
-
-
-def _check_ready(module: Any, score: Callable[..., Any]) -> None:
-    if not callable(score):
-        raise ScoringError(f"score={score!r} is not callable; give a function score(model, samples)")
-    name = next(_in_training(module), None)
-    if name is not None:
-        raise ScoringError(
-            f"{name} is in training mode: dropout and batch statistics would make scores random. Call "
-            "model.eval() first"
-        )
-
-
-def _in_training(module: Any) -> Iterator[str]:
-    return (name or type(module).__name__ for name, part in module.named_modules() if part.training)

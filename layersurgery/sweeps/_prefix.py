@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from layersurgery.sites import Site
@@ -15,6 +16,7 @@ from layersurgery.sweeps._prefix_map import Map
 from layersurgery.sweeps._prefix_record import Forward, Pass, Record, Recorder
 from layersurgery.sweeps._prefix_replay import Moved, Replayer
 from layersurgery.sweeps._prefix_state import Changes, Standing, cannot_share, hooks_on, is_patched
+from layersurgery.sweeps._usage import free_on, size_of
 
 Called = Callable[[nn.Module, Forward, "tuple[Any, ...]", "dict[str, Any]"], Any]
 
@@ -33,6 +35,11 @@ class SharedPrefix:
     Args:
         model: the model itself, not wrapped.
         sites: where the variants differ from it.
+        limit: bytes that may be kept of a recording; None: a quarter of the memory that is free when it begins. What
+            does not fit is computed for each variant.
+
+    Attributes:
+        has_answered: whether anything was left out in the last variant.
 
     Raises:
         ModelMismatchError: if a site is not in the model.
@@ -50,7 +57,7 @@ class SharedPrefix:
         []
     """
 
-    def __init__(self, model: nn.Module, sites: Iterable[Site]) -> None:
+    def __init__(self, model: nn.Module, sites: Iterable[Site], limit: int | None = None) -> None:
         self._parts = Map(model)
         self._sites = {site: _modules(model, site) for site in sites}
         self._below: dict[nn.Module, list[tuple[nn.Module, ...]]] = {}
@@ -61,7 +68,10 @@ class SharedPrefix:
         self._volatile: set[tuple[nn.Module, str]] = set()
         self._standing: Standing | None = None
         self._record = Record()
+        self._recorded: list[Pass] = []
         self._notes: dict[str, list[str]] = {}
+        self._limit = limit
+        self.has_answered = False
 
     @property
     def notes(self) -> list[str]:
@@ -81,9 +91,14 @@ class SharedPrefix:
         storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in held}
         return sum(size for address, size in storages.items() if address not in own)
 
+    @property
+    def passes(self) -> Sequence[Pass]:
+        """The calls that the scorer made on the unmodified model, as far as they were recorded by now."""
+        return tuple(self._recorded)
+
     def forget(self) -> None:
         """Let go of what is kept."""
-        self._record = Record()
+        self._record, self._recorded = Record(), []
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -96,7 +111,9 @@ class SharedPrefix:
             return
         if self._standing is None or self._standing.changes():
             self._standing = Standing(self._parts.modules)
-        recorder = Recorder(self._parts, list(self._sites.values()), self._below, self._copied)
+        limit = _a_quarter_of_free_memory(self._parts.root) if self._limit is None else self._limit
+        recorder = Recorder(self._parts, list(self._sites.values()), self._below, self._copied, limit)
+        self._recorded = recorder.passes
         with _StandIns(self._parts.modules, recorder.called):
             yield
         if recorder.left_alone:
@@ -112,18 +129,29 @@ class SharedPrefix:
             self._standing = Standing(self._parts.modules)
 
     @contextmanager
-    def replaying(self, site: Site) -> Iterator[None]:
-        """Around the scorer's call on a variant, on the samples that were recorded, while its surgery is in force."""
+    def replaying(self, site: Site | None, first: int = 0) -> Iterator[None]:
+        """Around the scorer's call on a variant, on the samples that were recorded, while its surgery is in force.
+
+        Args:
+            site: where the variant differs; None: nowhere.
+            first: which of the recorded calls the first one to come is.
+        """
+        self.has_answered = False
         if not self._record.passes or self._standing is None:
             yield
             return
         changes = self._standing.changes()
         unsettled = {pair[0] for pair in changes.attributes & self._volatile}
         changed = changes.made_over | {pair[0] for pair in changes.attributes - self._volatile}
-        changed.update(self._sites[site] if site in self._sites else _modules(self._parts.root, site))
-        replayer = Replayer(self._record, Moved(self._parts, changed, unsettled), self._tell)
-        with _StandIns(replayer.watched, replayer.called):
-            yield
+        if site is not None:
+            changed.update(self._sites[site] if site in self._sites else _modules(self._parts.root, site))
+        record = Record(self._record.passes[first:], self._record.watched) if first else self._record
+        replayer = Replayer(record, Moved(self._parts, changed, unsettled), self._tell)
+        try:
+            with _StandIns(replayer.watched, replayer.called):
+                yield
+        finally:
+            self.has_answered = replayer.has_answered
 
     def _judge(self, passes: list[Pass], changes: Changes) -> None:
         """Find the calls that cannot be answered for, since they do more than their output shows."""
@@ -217,6 +245,13 @@ class _StandIns(AbstractContextManager[None]):
     def _leave(self) -> None:
         for held, stand_in in self._placed:
             stand_in.leave(held)
+
+
+def _a_quarter_of_free_memory(model: nn.Module) -> int | None:
+    """Of the device on which most of the model is; None: cannot be told."""
+    _, sizes = size_of(model)
+    free = free_on(torch.device(max(sizes, key=lambda device: sizes[device]))) if sizes else None
+    return None if free is None else free // 4
 
 
 def _modules(model: nn.Module, site: Site) -> tuple[nn.Module, ...]:

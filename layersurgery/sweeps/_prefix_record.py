@@ -141,6 +141,7 @@ class Recorder:
         sites: the sites, each as its modules.
         below: the modules that hold sites, and these sites; inside of them calls are recorded one by one.
         copied: modules whose output is written into by others, so that a copy is kept.
+        limit: bytes that may be kept; None: any number.
     """
 
     def __init__(
@@ -149,6 +150,7 @@ class Recorder:
         sites: Sequence[tuple[nn.Module, ...]],
         below: Mapping[nn.Module, list[tuple[nn.Module, ...]]],
         copied: Collection[nn.Module],
+        limit: int | None = None,
     ) -> None:
         self.passes: list[Pass] = []
         self.problem = ""
@@ -160,6 +162,8 @@ class Recorder:
         self._around: list[Call | None] = []
         self._aside = False
         self._clones: Clones = {}
+        self._room = math.inf if limit is None else limit
+        self._seen: set[int] = set()
 
     def called(self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """Run a module, in place of its forward."""
@@ -228,7 +232,19 @@ class Recorder:
         if call.module in self._below:
             self._prune(call, call.inside, call.end, here)
         before.compare(call, output, call.module in self._copied)
+        self._weigh(call)
         return output
+
+    def _weigh(self, call: Call) -> None:
+        """Let go of a call's values where they do not fit any more."""
+        for held in call.held:
+            storage = held.tensor.untyped_storage() if held.tensor.layout == torch.strided else None
+            if storage is not None and storage.data_ptr() not in self._seen:
+                self._seen.add(storage.data_ptr())
+                self._room -= storage.nbytes()
+        if self._room < 0:
+            call.problem = call.problem or "there is not the memory to keep it"
+            call.inputs, call.output, call.effects, call.held = None, None, [], []
 
     def _may_be_needed(self, module: nn.Module, around: Call, here: Pass) -> bool:
         """Whether a site may begin after a call that begins now; what a single site needs must be worth it, too."""

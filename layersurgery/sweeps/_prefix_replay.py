@@ -51,6 +51,7 @@ class Replayer:
         self._silent = silent_among(moved.changed)
         self._thread = threading.get_ident()
         self._count = 0
+        self.has_answered = False
         self._running = False
         self._script: list[tuple[nn.Module, Call | None]] = []
         self._line = 0
@@ -67,6 +68,7 @@ class Replayer:
             return forward(*arguments, **keywords)
         if module in self._silent:
             zeros = silence(module, arguments, keywords)
+            self.has_answered = self.has_answered or zeros is not None
             return forward(*arguments, **keywords) if zeros is None else zeros
         if self._running:
             return self._next(module, forward, arguments, keywords)
@@ -111,6 +113,7 @@ class Replayer:
         if not _takes(call, given, arguments, keywords):
             self._stop("modules are given other things than in the unmodified model: such calls run in full")
             return forward(*arguments, **keywords)
+        self.has_answered = True
         made: dict[int, Any] = {}
         for number, frozen in call.effects:
             pour(frozen, given.holders[number], given.holders, made)

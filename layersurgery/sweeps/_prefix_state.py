@@ -16,7 +16,7 @@ from layersurgery._foreign import runs_as, runs_compiled
 from layersurgery.surgery._compiled import is_blind_to_hooks
 from layersurgery.surgery._taps import Outlet
 from layersurgery.sweeps._prefix_values import is_holder, shallow
-from layersurgery.sweeps._watch import Watch
+from layersurgery.sweeps._watch import Onlooker
 
 
 @dataclass
@@ -230,7 +230,7 @@ def _is_idle(hook: Any) -> bool:
 
 def _is_of_no_consequence(hook: Any) -> bool:
     """Whether a hook only looks: a sweep's own, or one of transformers that waits for outputs to be asked for."""
-    if isinstance(getattr(hook, "__self__", None), Watch):
+    if isinstance(getattr(hook, "__self__", None), Onlooker):
         return True
     return getattr(hook, "__module__", "") == "transformers.utils.output_capturing"
 

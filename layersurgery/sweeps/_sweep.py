@@ -25,6 +25,7 @@ def sweep(
     batch_size: int | None = None,
     progress: bool | str = False,
     store: Store | str | os.PathLike[str] | None = None,
+    share: bool = True,
 ) -> ScoreTable:
     """Score the unmodified model and, one site at a time, the model with that site changed (paper, section 3).
 
@@ -35,11 +36,14 @@ def sweep(
         at: the sites; None: the attention of every layer of the language backbone, `select(model)`.
         do: the intervention; None: `Zero()`.
         batch_size: most samples in one call of the scorer, halved where memory runs out; None: the scorer's own
-            `batch_size`, else all at once.
+            `batch_size`, else 64.
         progress: show a bar with rate and time left on a terminal, or in a log a line every half minute; a string is
             its label.
         store: a file, or a `Store`, that each micro-batch is written to as soon as it was scored. What is there already
             is not evaluated again, so that a run that was killed goes on where it was. None: nothing is kept.
+        share: let variants share what the unmodified model computes below their sites. Every score is the same to the
+            last bit; where that cannot be had the model runs in full, and `table.notes` says why. False: always in
+            full.
 
     Returns:
         The table of scores; `table.vector` is the task-layer interaction vector.
@@ -72,6 +76,7 @@ def sweep(
             batch_size=batch_size,
             progress=progress,
             store=kept,
+            share=share,
         )
         oracle.read(range(oracle.n_sites + 1), range(oracle.n_samples))
         return oracle.table()

@@ -61,6 +61,19 @@ def size_of(model: Any) -> tuple[int, dict[str, int]]:
     return sum(parameter.numel() for parameter in parameters), dict(sizes)
 
 
+def free_on(device: torch.device) -> int | None:
+    """Bytes that are free on a device; None: cannot be told.
+
+    Examples:
+        >>> free_on(torch.device("meta")) is None
+        True
+    """
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for later
+        return torch.cuda.mem_get_info(device)[0] + kept
+    return _free_on_host() if device.type == "cpu" else None
+
+
 @contextmanager
 def measured(model: Any) -> Iterator[list[Memory]]:
     """What running the model in this block takes on each of its devices; the list is filled when the block ends.
@@ -90,9 +103,8 @@ class _CudaGauge:
 
     def read(self) -> tuple[int | None, int | None]:
         """What was needed at the highest point, and what is free now: to others, or kept by torch for later."""
-        kept = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
         work = torch.cuda.max_memory_allocated(self._device) - self._before
-        return work, torch.cuda.mem_get_info(self._device)[0] + kept
+        return work, free_on(self._device)
 
 
 class _HostGauge:

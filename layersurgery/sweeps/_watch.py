@@ -13,7 +13,11 @@ from torch.overrides import TorchFunctionMode
 from layersurgery.sites import Site
 
 
-class Watch:
+class Onlooker:
+    """Whoever hooks its methods into a model only looks: what modules give is the same with it and without it."""
+
+
+class Watch(Onlooker):
     """Notes which sites' modules are called while `watching`. Its hooks are its own, and it removes only those."""
 
     def __init__(self, model: nn.Module, sites: Iterable[Site]) -> None:

@@ -42,6 +42,13 @@ def test_a_search_takes_what_was_planned(planted, task, confirm):
     assert planned.sites == len(found.table.sites)
     assert planned.samples + planned.confirm == (100 if confirm != "others" else 180)
     assert planned.batch_size == 16
+    run, in_full = planned.layers
+    layers = planned.sites
+    assert in_full == (low * layers, high * layers)
+    assert run == (
+        round(low * (layers + 3) / 2 * layers / (layers + 1)),
+        round(high * (layers + 3) / 2 * layers / (layers + 1)),
+    )
 
 
 def test_no_surgery_is_applied(planted):
@@ -52,7 +59,7 @@ def test_no_surgery_is_applied(planted):
         return scorer(model, samples)
 
     planned = plan(planted.model, watching, make_samples("digit_name", "probe", 60), batch_size=8)
-    assert seen == [(False, 8)] * 3
+    assert seen == [(False, 8)] * 5  # to warm up, new, kept, recorded, shared
     assert planned.batch_size == 8
 
 
@@ -151,6 +158,7 @@ def test_it_reads_well_and_is_json(planted):
         seconds=(183.3, 342.2),
         rate=2.7,
         batch_size=16,
+        layers=((8415, 15708), (15840, 29568)),
         memory=(Memory("cuda:0", int(15.2 * 2**30), int(1.1 * 2**30), 60 * 2**30), Memory("meta", 2**30)),
         notes=("of something",),
     )
@@ -158,6 +166,7 @@ def test_it_reads_well_and_is_json(planted):
         "samples      200 to draw from, 100 held out for the check",
         "sites        32",
         "evaluations  495 to 924 (one sample on one variant each)",
+        "layers       8415 to 15708 passes, of 15840 to 29568 if none were shared between variants",
         "time         about 3 to 6 min at 2.7 per second, 16 samples at once",
         "memory       15.2 GiB weights + 1.1 GiB at work, 60.0 GiB free (cuda:0)",
         "memory       1.0 GiB weights elsewhere, brought in for each call",

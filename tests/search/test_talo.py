@@ -83,7 +83,7 @@ def test_the_site_that_helps_is_found_and_checked_on_samples_that_the_search_nev
 
 
 def test_the_check_evaluates_the_base_and_the_chosen_site_only():
-    found, score = run(helped_by(1), samples(40), rule=PaperRule(10), confirm=20)
+    found, score = run(helped_by(1), samples(40), rule=PaperRule(10), confirm=20, share=False)
     assert [(row, len(columns)) for row, columns in score.asked if len(columns) == 20] == [(0, 20), (2, 20)]
     assert found.evaluations == sum(len(columns) for _, columns in score.asked) == 4 * 10 + 2 * 20
 
@@ -252,7 +252,7 @@ def test_an_error_in_the_middle_of_a_layer_leaves_the_model_as_it_was():
         return [0] * len(samples)
 
     with restored(model), pytest.raises(ScoringError, match=r"layers\.0.*out of paper"):
-        ls.talo(model, score, samples(40), at=ls.select(model, pattern="layers.*"))
+        ls.talo(model, score, samples(40), at=ls.select(model, pattern="layers.*"), share=False)
 
 
 def test_a_scorer_of_one_number_has_no_interval():

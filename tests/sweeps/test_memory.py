@@ -93,7 +93,7 @@ def warned(run):
 def test_the_batch_is_halved_until_it_fits(model, fail):
     limited = Limited(3, fail)
     with testing.restored(model):
-        table, said = warned(lambda: ls.sweep(model, limited, SAMPLES))
+        table, said = warned(lambda: ls.sweep(model, limited, SAMPLES, share=False))
     assert [text.split(". ")[0] for text in said] == [
         "out of memory with 12 samples at once; going on with 6",
         "out of memory with 6 samples at once; going on with 3",
@@ -115,7 +115,7 @@ def test_what_stands_is_not_evaluated_again(model):
     """Memory runs out in the first variant, when the base is known: the base is not scored a second time."""
     limited = Limited(4, only_changed=True)
     with testing.restored(model):
-        table, said = warned(lambda: ls.sweep(model, limited, SAMPLES, batch_size=8))
+        table, said = warned(lambda: ls.sweep(model, limited, SAMPLES, batch_size=8, share=False))
     assert len(said) == 1
     assert "with 8 samples at once; going on with 4" in said[0]
     assert [count for where, count in limited.asked if not where] == [8, 4]
@@ -128,7 +128,7 @@ def test_what_stands_is_not_evaluated_again(model):
 def test_an_odd_number_is_rounded_down(model, counts):
     many, fewer = counts
     oracle = ls.ModelOracle(model, Limited(fewer), SAMPLES[:many], at=ls.select(model), do=ls.Zero())
-    assert oracle.batch_size is None
+    assert oracle.batch_size == 64
     with pytest.warns(LayerSurgeryWarning, match=f"going on with {fewer}"):
         oracle.read([0, 1], range(many))
     assert oracle.batch_size == fewer
@@ -162,7 +162,7 @@ def test_when_not_even_one_sample_fits(model, fail):
 
 def test_the_site_is_named_where_only_the_variant_does_not_fit(model):
     with testing.restored(model), pytest.raises(ScoringError, match=r"at site 'model\.layers\.0\.self_attn'"):
-        ls.sweep(model, Limited(0, only_changed=True), SAMPLES, batch_size=1)
+        ls.sweep(model, Limited(0, only_changed=True), SAMPLES, batch_size=1, share=False)
 
 
 def test_a_scorer_of_one_number_is_not_given_less(model):

@@ -73,7 +73,7 @@ def test_cells_are_evaluated_once_whatever_is_read(data):
         asked.append(len(samples))
         return score(model, samples)
 
-    oracle = ls.ModelOracle(model, counting, SAMPLES, at=ls.select(model), do=ls.Zero(), batch_size=2)
+    oracle = ls.ModelOracle(model, counting, SAMPLES, at=ls.select(model), do=ls.Zero(), batch_size=2, share=False)
     seen = set()
     for _ in range(4):
         rows = data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=4))

@@ -1,0 +1,192 @@
+"""`LocalExecutor`: one evaluation after the other, in this process."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
+
+from layersurgery.errors import LayerSurgeryWarning, SampleError, ScoringError
+from layersurgery.scoring import Scores
+from layersurgery.sites import unwrap
+from layersurgery.surgery._resolve import resolve
+from layersurgery.sweeps._call import call
+from layersurgery.sweeps._executor import Job, Result, Wanted
+from layersurgery.sweeps._memory import free_memory, no_memory_for_all, no_memory_for_one, ran_out_of_memory
+from layersurgery.sweeps._sharing import Sharing
+from layersurgery.sweeps._watch import Uses, Watch
+
+_MOST = 64  # samples in one call of a scorer that does not say how many it takes
+
+
+class LocalExecutor:
+    """Runs the evaluations of a job one after the other, on the model itself.
+
+    Per micro-batch of samples, the base runs first and then each variant, so that a scorer that keeps its last inputs
+    prepares them once, and that variants can share what the base computes below their sites. Long samples come first,
+    where the scorer says how long they are (`length(sample)`), so that those in a batch are of a length.
+
+    Where memory runs out, the micro-batch is halved, with a warning, and stays so; what was evaluated is kept.
+
+    Args:
+        job: what there is to evaluate.
+
+    Raises:
+        SampleError: if the batch size is no whole number above 0.
+        ScoringError: if the model is in training mode or the scorer cannot be called.
+        SurgeryError: if a surgery cannot be done on this model.
+    """
+
+    def __init__(self, job: Job) -> None:
+        module = unwrap(job.model)
+        self._job = job
+        self._most = _checked_batch_size(job.batch_size, job.score)
+        _check_ready(module, job.score)
+        for surgery in job.surgeries:  # refuse what cannot be done before anything is evaluated
+            resolve(module, surgery.steps)
+        self._watch = Watch(module, job.sites)
+        self._sharing = Sharing(module, job.sites, job.share)
+        self._pays_to_share = False
+        self._untold: list[str] = []
+
+    @property
+    def batch_size(self) -> int:
+        """Most samples in one call of the scorer, as far as memory allowed so far."""
+        return self._most
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What variants did not share, and why."""
+        return self._sharing.notes
+
+    def run(
+        self, rows: Sequence[int], columns: Sequence[int], wanted: Wanted, *, whole: bool = False
+    ) -> Generator[Result]:
+        """Evaluate these rows on these columns: see `Executor.run`."""
+        left = self._in_order(columns)
+        # The base pays for what is kept, and the first variant for the check.
+        self._pays_to_share = len(set(rows) - {0}) * len(left) > 2 * min(self._most, len(left))
+        try:
+            with self._watch.watching():
+                while left:
+                    batch = left if whole else left[: self._most]
+                    all_done = yield from self._run_batch(sorted(rows), batch, wanted, whole)
+                    if all_done:
+                        left = left[len(batch) :]
+        finally:
+            self._sharing.forget()
+
+    def _run_batch(
+        self, rows: list[int], batch: list[int], wanted: Wanted, whole: bool
+    ) -> Generator[Result, None, bool]:
+        """Whether base and variants now stand for this micro-batch; if not, it was too large for the memory.
+
+        What stands already is not evaluated again when the rest of its micro-batch is, in smaller ones. A variant may
+        then be compared with a base of another batch size: the same samples in other company, which changes float noise
+        and nothing else.
+        """
+        missing = [row for row in rows if wanted(row, batch)]
+        for position, row in enumerate(self._sharing.in_order(missing)):
+            columns = wanted(row, batch)
+            if not columns:
+                continue
+            scores = self._attempt(row, columns, len(missing) - position, whole)
+            if scores is None:
+                return False
+            if isinstance(scores, Scores):
+                self._tell()
+            yield Result(row, columns, scores)
+        return True
+
+    def _attempt(self, row: int, columns: list[int], left: int, whole: bool) -> Scores | float | None:
+        """The scorer's answer; None if memory ran out and a smaller batch may be tried, which is what comes next."""
+        try:
+            return self._evaluate(row, columns, left)
+        except Exception as error:
+            if not ran_out_of_memory(error):
+                raise
+            where = _where(self._job, row)
+            if whole:
+                raise ScoringError(no_memory_for_all(len(columns), where, error)) from error
+            if len(columns) == 1:
+                raise ScoringError(no_memory_for_one(self._job.names[columns[0]], where, error)) from error
+        # Not before the error is gone: its frames hold the tensors of the call that failed.
+        self._sharing.forget()
+        free_memory()
+        self._most = len(columns) // 2
+        self._untold.append(
+            f"out of memory with {len(columns)} samples at once; going on with {self._most}. Give "
+            f"batch_size={self._most} to start with that"
+        )
+        return None
+
+    def _tell(self) -> None:
+        """Of smaller batches, once it is known that there are any: a scorer of one number in all has none."""
+        while self._untold:
+            warnings.warn(self._untold.pop(0), LayerSurgeryWarning, stacklevel=2)
+
+    def _evaluate(self, row: int, columns: list[int], left: int) -> Scores | float:
+        """One variant on some samples, of `left` rows that are still to come for them."""
+        job = self._job
+        samples, names = [job.samples[column] for column in columns], [job.names[column] for column in columns]
+
+        def scored() -> Scores | float:
+            return call(job.score, job.model, samples, names, _where(job, row))
+
+        if row == 0:
+            return self._sharing.base(columns, scored) if self._pays_to_share else scored()
+        site, surgery = job.sites[row - 1], job.surgeries[row - 1]
+        if left > 2 and self._sharing.lacks(columns):  # recalled from a store, or read before
+            self._sharing.base(columns, lambda: call(job.score, job.model, samples, names, _where(job, 0)))
+        self._watch.forget()
+        with surgery(job.model):
+            scores = self._sharing.variant(site, columns, scored)
+            by_weights = surgery.steps[0].do.what == "parameters"
+            ran = self._watch.ran(site) or (by_weights and self._is_used(row, samples[:1], names[:1]))
+            if not ran:
+                raise ScoringError(
+                    f"site {str(site)!r} never ran while samples {names[0]!r} to {names[-1]!r} were scored, so "
+                    "nothing is known of it. Leave it out, or make sure that the scorer runs this part of the model"
+                )
+        return scores
+
+    def _is_used(self, row: int, samples: Sequence[Any], names: Sequence[str]) -> bool:
+        """Whether a module that was not called lends its parameters to one that was (torch's multi-head attention)."""
+        with Uses(self._watch.parameters(self._job.sites[row - 1])) as uses:
+            call(self._job.score, self._job.model, samples, names, _where(self._job, row))
+        return uses.seen
+
+    def _in_order(self, columns: Sequence[int]) -> list[int]:
+        length: Callable[[Any], int] | None = getattr(self._job.score, "length", None)
+        once = list(dict.fromkeys(columns))
+        if length is None:
+            return once
+        return sorted(once, key=lambda column: -length(self._job.samples[column]))
+
+
+def _where(job: Job, row: int) -> str:
+    return "the unmodified model" if row == 0 else f"site {str(job.sites[row - 1])!r}"
+
+
+def _checked_batch_size(batch_size: int | None, score: Any) -> int:
+    size = batch_size if batch_size is not None else getattr(score, "batch_size", None)
+    if size is None:
+        return _MOST
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise SampleError(f"batch_size={size!r}: give a whole number >= 1, or None")
+    return size
+
+
+def _check_ready(module: Any, score: Callable[..., Any]) -> None:
+    if not callable(score):
+        raise ScoringError(f"score={score!r} is not callable; give a function score(model, samples)")
+    name = next(_in_training(module), None)
+    if name is not None:
+        raise ScoringError(
+            f"{name} is in training mode: dropout and batch statistics would make scores random. Call "
+            "model.eval() first"
+        )
+
+
+def _in_training(module: Any) -> Iterator[str]:
+    return (name or type(module).__name__ for name, part in module.named_modules() if part.training)
