@@ -236,7 +236,8 @@ def test_an_interrupt_at_any_instant(model, path):
             scorer = Counting()
             scorer.cells = done
             try:
-                signal.setitimer(signal.ITIMER_REAL, random.uniform(0.001, 0.06 * (1 + attempt / 10)))  # on a busy machine, too
+                longest = 0.06 * (1 + attempt / 10)  # on a busy machine, nothing is done in less
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(0.001, longest))
                 table = sweep(model, scorer, SAMPLES, batch_size=2, store=path)
                 signal.setitimer(signal.ITIMER_REAL, 0)
             except KeyboardInterrupt:
