@@ -5,6 +5,7 @@ from __future__ import annotations
 import accelerate
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 import layersurgery as ls
 from layersurgery import testing
@@ -160,3 +161,31 @@ def test_slices_and_merging_and_ties_are_refused(offloaded):
     rows = ls.Site(site.path, role="attention", slices=(ls.sites.Slice("q_proj.weight", 0, ((0, 2),)),))
     with testing.restored(offloaded), pytest.raises(SurgeryError, match=r"q_proj\.weight is offloaded: a slice"):
         ls.Surgery(at=rows, do=ls.Zero()).attach(offloaded)
+
+
+def test_a_sweep(offloaded):
+    """Spread over main memory and disk: the scores of the plain model, and layers below a site are not brought in."""
+    plain = llama()
+
+    def score(model, samples):
+        with torch.no_grad():
+            return [model(models.tokens(length=sample)).logits[0, -1, 10].item() for sample in samples]
+
+    full = ls.sweep(plain, score, range(4, 10), batch_size=2, share=False)
+    sites = ls.select(offloaded)  # which runs a copy without weights
+    with Activations() as activations:
+        table = ls.sweep(offloaded, score, range(4, 10), at=sites, batch_size=2)
+    assert torch.allclose(torch.tensor(table.correct), torch.tensor(full.correct), atol=1e-5)
+    assert not table.notes
+    base_and_variants, guard = 3 * 2 * (3 + 3 + 2 + 1), 2 * 3
+    assert activations.count == base_and_variants + guard
+
+
+class Activations(TorchFunctionMode):
+    """Counts the feed-forwards that really run, by their activation."""
+
+    count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.nn.functional.silu
+        return func(*args, **(kwargs or {}))
