@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from layersurgery.interventions import Intervention
     from layersurgery.sites import Site
     from layersurgery.sweeps import Answers, ModelOracle, ScoreTable, Store
+    from layersurgery.sweeps._executor import Share
 
 
 def talo(
@@ -37,7 +38,7 @@ def talo(
     batch_size: int | None = None,
     progress: bool | str = False,
     store: Store | str | os.PathLike[str] | None = None,
-    share: bool = True,
+    share: Share = True,
 ) -> Finding:
     """Task-Adaptive Layer Knockout: search for a site whose knock-out helps, and check it on other samples (section 4).
 
@@ -57,7 +58,7 @@ def talo(
             its label.
         store: a file, or a `Store`, that each micro-batch is written to as soon as it was scored, and that what is
             there already is taken from, so that a search that was killed goes on where it was. None: nothing is kept.
-        share: let variants share what the unmodified model computes below their sites, which changes no score.
+        share: let variants share what the unmodified model computes below their sites, as in `sweep`.
 
     Returns:
         The finding. Where no site is chosen there is nothing to check, and the held-out samples are not evaluated.

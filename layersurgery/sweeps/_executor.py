@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from layersurgery.scoring import Scores
 from layersurgery.sites import Sites
 from layersurgery.surgery import Surgery
 from layersurgery.sweeps._call import Scorer
+
+Share = bool | Literal["all"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +27,8 @@ class Job:
         surgeries: the variants themselves, in the order of `sites`.
         batch_size: most samples in one call of the scorer; None: the scorer's own `batch_size`, else the executor's
             choice.
-        share: let variants share what the unmodified model computes below their sites.
+        share: let variants share what the unmodified model computes below their sites; "all": also run short calls of
+            all variants as one batch, and decode texts of all as one in half precision, which may round otherwise.
     """
 
     model: Any
@@ -35,7 +38,7 @@ class Job:
     sites: Sites
     surgeries: Sequence[Surgery]
     batch_size: int | None = None
-    share: bool = True
+    share: Share = True
 
 
 @dataclass(frozen=True, eq=False)

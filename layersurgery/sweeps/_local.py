@@ -42,6 +42,8 @@ class LocalExecutor:
         self._job = job
         self._most = _checked_batch_size(job.batch_size, job.score)
         _check_ready(module, job.score)
+        if job.share not in (True, False, "all"):
+            raise ScoringError(f"share={job.share!r}: give True, False or 'all'")
         for surgery in job.surgeries:  # refuse what cannot be done before anything is evaluated
             resolve(module, surgery.steps)
         self._watch = Watch(module, job.sites)
@@ -85,12 +87,12 @@ class LocalExecutor:
         then be compared with a base of another batch size: the same samples in other company, which changes float noise
         and nothing else.
         """
-        missing = [row for row in rows if wanted(row, batch)]
-        for position, row in enumerate(self._sharing.in_order(missing)):
+        order = self._sharing.in_order([row for row in rows if wanted(row, batch)])
+        for position, row in enumerate(order):
             columns = wanted(row, batch)
             if not columns:
                 continue
-            scores = self._attempt(row, columns, len(missing) - position, whole)
+            scores = self._attempt(row, columns, order[position:], whole)
             if scores is None:
                 return False
             if isinstance(scores, Scores):
@@ -98,7 +100,7 @@ class LocalExecutor:
             yield Result(row, columns, scores)
         return True
 
-    def _attempt(self, row: int, columns: list[int], left: int, whole: bool) -> Scores | float | None:
+    def _attempt(self, row: int, columns: list[int], left: list[int], whole: bool) -> Scores | float | None:
         """The scorer's answer; None if memory ran out and a smaller batch may be tried, which is what comes next."""
         try:
             return self._evaluate(row, columns, left)
@@ -125,8 +127,8 @@ class LocalExecutor:
         while self._untold:
             warnings.warn(self._untold.pop(0), LayerSurgeryWarning, stacklevel=2)
 
-    def _evaluate(self, row: int, columns: list[int], left: int) -> Scores | float:
-        """One variant on some samples, of `left` rows that are still to come for them."""
+    def _evaluate(self, row: int, columns: list[int], left: list[int]) -> Scores | float:
+        """One variant on some samples; `left` are the rows that are still to come for them, this one included."""
         job = self._job
         samples, names = [job.samples[column] for column in columns], [job.names[column] for column in columns]
 
@@ -136,13 +138,15 @@ class LocalExecutor:
         if row == 0:
             return self._sharing.base(columns, scored) if self._pays_to_share else scored()
         site, surgery = job.sites[row - 1], job.surgeries[row - 1]
-        if left > 2 and self._sharing.lacks(columns):  # recalled from a store, or read before
+        if len(left) > 2 and self._sharing.lacks(columns):  # recalled from a store, or read before
             self._sharing.base(columns, lambda: call(job.score, job.model, samples, names, _where(job, 0)))
+        self._sharing.prepare(columns, [job.surgeries[other - 1] for other in left])
         self._watch.forget()
         with surgery(job.model):
-            scores = self._sharing.variant(site, columns, scored)
+            scores = self._sharing.variant(surgery, columns, scored)
             by_weights = surgery.steps[0].do.what == "parameters"
-            ran = self._watch.ran(site) or (by_weights and self._is_used(row, samples[:1], names[:1]))
+            ran = self._watch.ran(site) or self._sharing.ran(surgery)
+            ran = ran or (by_weights and self._is_used(row, samples[:1], names[:1]))
             if not ran:
                 raise ScoringError(
                     f"site {str(site)!r} never ran while samples {names[0]!r} to {names[-1]!r} were scored, so "

@@ -18,7 +18,7 @@ from layersurgery.surgery import Surgery
 from layersurgery.sweeps._answers import constant_answer
 from layersurgery.sweeps._call import Scorer, check_samples, sample_name
 from layersurgery.sweeps._cells import Cells
-from layersurgery.sweeps._executor import Executor, Job
+from layersurgery.sweeps._executor import Executor, Job, Share
 from layersurgery.sweeps._local import LocalExecutor
 from layersurgery.sweeps._progress import Progress
 from layersurgery.sweeps._store import Store, file_of
@@ -45,7 +45,7 @@ class ModelOracle:
             its label.
         store: a file, or a `Store`, that each micro-batch is written to as soon as it was scored, and that what is
             there already is taken from; None: nothing is kept.
-        share: let variants share what the unmodified model computes below their sites; changes no score.
+        share: let variants share what the unmodified model computes below their sites, as in `sweep`.
         executor: makes of a `Job` what runs the evaluations.
 
     Attributes:
@@ -74,7 +74,7 @@ class ModelOracle:
         batch_size: int | None = None,
         progress: bool | str = False,
         store: Store | str | os.PathLike[str] | None = None,
-        share: bool = True,
+        share: Share = True,
         executor: Callable[[Job], Executor] = LocalExecutor,
     ) -> None:
         self._samples = check_samples(samples)

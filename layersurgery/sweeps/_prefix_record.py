@@ -17,6 +17,7 @@ from layersurgery.sweeps._prefix_state import Chance, World, captured, is_traced
 from layersurgery.sweeps._prefix_values import Clones, Freezer, Held, Reach, UnknownValueError, shallow
 
 Forward = Callable[..., Any]
+LATER_STEPS = "calls with a KV cache that holds something already, such as later steps of a generation, run in full"
 NEVER = math.inf  # as a cut: nothing that was changed takes part
 
 
@@ -333,9 +334,7 @@ def starting(forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, A
     given = (arguments, keywords)
     try:
         if Reach.of(given).inside:
-            return (
-                "calls with a KV cache that holds something already, such as later steps of a generation, run in full"
-            )
+            return LATER_STEPS
         return Freezer().freeze(given)
     except UnknownValueError as error:
         return f"calls that are given {error} run in full"

@@ -47,45 +47,24 @@ class Standing:
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self._modules = list(modules)
-        self._parameters: list[tuple[nn.Module, dict[str, Any], str, Any, int | None]] = []
-        self._attributes: list[tuple[nn.Module, dict[str, Any], dict[str, Any], int]] = []
         self._versions: list[tuple[nn.Module, str, torch.Tensor, int]] = []
         self._contents: list[tuple[nn.Module, str, Any, list[Any]]] = []
-        self._hooks = [(module, _marks(module), vars(module).get("forward")) for module in self._modules]
-        for module in self._modules:
-            for name, parameter in module._parameters.items():
-                self._parameters.append((module, module._parameters, name, parameter, _version(parameter)))
-            self._look(module, module._buffers, module._buffers)
-            self._look(module, module._modules, module._modules)
-            own = vars(module)
-            self._look(module, own, {name: value for name, value in own.items() if name not in _OF_TORCH})
+        states = [_State(module) for module in modules]
+        self._groups = [_Group(states[start : start + _TOGETHER]) for start in range(0, len(states), _TOGETHER)]
+        for state in states:
+            for held in state.attributes:
+                for name, value in held.items():
+                    self._look(state.module, name, value)
 
     def changes(self) -> Changes:
         """What has changed since."""
-        attributes = {*self._replaced(), *self._rewritten()}
+        states = [one for group in self._groups if not group.is_as_before() for one in group.states]
+        attributes = {*self._rewritten()}
+        for state in states:
+            attributes.update((state.module, name) for name in state.replaced())
         modes = {module for module, name in attributes if name == "training"}
-        return Changes({*self._made_over(), *modes}, {pair for pair in attributes if pair[1] != "training"})
-
-    def _made_over(self) -> Iterator[nn.Module]:
-        for module, held, name, parameter, version in self._parameters:
-            now = held.get(name)
-            if now is not parameter:
-                if not (_is_empty(now) and _is_empty(parameter)):
-                    yield module
-            elif version is not None and parameter._version != version:
-                yield module
-        for module, marks, forward in self._hooks:
-            if vars(module).get("forward") is not forward or _marks(module) != marks:
-                yield module
-
-    def _replaced(self) -> Iterator[tuple[nn.Module, str]]:
-        for module, held, expected, size in self._attributes:
-            for name, value in expected.items():
-                if held.get(name, self) is not value:
-                    yield module, name
-            if len(held) != size:
-                yield from ((module, name) for name in held if name not in expected and name not in _OF_TORCH)
+        made_over = {state.module for state in states if state.is_made_over()}
+        return Changes(made_over | modes, {pair for pair in attributes if pair[1] != "training"})
 
     def _rewritten(self) -> Iterator[tuple[nn.Module, str]]:
         for module, name, tensor, version in self._versions:
@@ -96,14 +75,81 @@ class Standing:
             if len(now) != len(was) or any(one is not other for one, other in zip(now, was, strict=True)):
                 yield module, name
 
-    def _look(self, module: nn.Module, held: dict[str, Any], values: dict[str, Any]) -> None:
-        self._attributes.append((module, held, dict(values), len(held)))
-        for name, value in values.items():
-            version = _version(value)
-            if version is not None:
-                self._versions.append((module, name, value, version))
-            elif is_holder(value):
-                self._contents.append((module, name, value, list(shallow(value))))
+    def _look(self, module: nn.Module, name: str, value: Any) -> None:
+        version = _version(value)
+        if version is not None:
+            self._versions.append((module, name, value, version))
+        elif is_holder(value):
+            self._contents.append((module, name, value, list(shallow(value))))
+
+
+_TOGETHER = 16  # about a layer
+
+
+class _Group:
+    """Some modules. Nearly always all are as before when that is asked, so that there is a quick way to tell.
+
+    Tables are equal where they hold the same objects, which Python sees without comparing these.
+    """
+
+    def __init__(self, states: list[_State]) -> None:
+        self.states = states
+        self._tables = tuple(table for state in states for table in (*state.tables, *state.hooks))
+        self._was = tuple(dict(table) for table in self._tables)
+        self._parameters = [
+            one for state in states for one, version in state.parameters.values() if version is not None
+        ]
+        self._versions = [one._version for one in self._parameters]
+        # Sets of hooks on a hook of ours grow and shrink without the tables' knowing.
+        self._outlets = any(
+            isinstance(hook, Outlet) for state in states for one in state.hooks for hook in one.values()
+        )
+
+    def is_as_before(self) -> bool:
+        """Whether nothing was put in or taken out, and no parameter written into."""
+        try:
+            same = self._tables == self._was
+        except Exception:  # others than before, which cannot be compared
+            return False
+        return same and not self._outlets and [one._version for one in self._parameters] == self._versions
+
+
+class _State:
+    """How one module is at one moment: what it holds, not what that holds in turn."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        own = vars(module)
+        self.tables: tuple[dict[str, Any], ...] = (own, module._parameters, module._buffers, module._modules)
+        self.hooks: tuple[dict[Any, Any], ...] = (module._forward_pre_hooks, module._forward_hooks)
+        self.parameters: dict[str, tuple[Any, int | None]] = {
+            name: (one, _version(one)) for name, one in module._parameters.items()
+        }
+        self._marks, self._forward = _marks(module), own.get("forward")
+        self.attributes = (
+            dict(module._buffers),
+            dict(module._modules),
+            {name: value for name, value in own.items() if name not in _OF_TORCH},
+        )
+
+    def is_made_over(self) -> bool:
+        """Whether it has other parameters or hooks, or another forward."""
+        held = self.module._parameters
+        for name, (parameter, version) in self.parameters.items():
+            now = held.get(name)
+            if now is not parameter:
+                if not (_is_empty(now) and _is_empty(parameter)):
+                    return True
+            elif version is not None and parameter._version != version:
+                return True
+        return vars(self.module).get("forward") is not self._forward or _marks(self.module) != self._marks
+
+    def replaced(self) -> Iterator[str]:
+        """The names of buffers, children and other attributes that are not the same objects any more."""
+        own, _, buffers, children = self.tables
+        for held, expected in zip((buffers, children, own), self.attributes, strict=True):
+            yield from (name for name, value in expected.items() if held.get(name, self) is not value)
+            yield from (name for name in held if name not in expected and (held is not own or name not in _OF_TORCH))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,9 +12,13 @@ import torch
 from torch import nn
 
 from layersurgery.scoring import Scores
-from layersurgery.sites import Site, Sites
+from layersurgery.sites import Sites
+from layersurgery.surgery import Surgery
+from layersurgery.sweeps._executor import Share
 from layersurgery.sweeps._prefix import SharedPrefix
+from layersurgery.sweeps._prefix_record import LATER_STEPS
 from layersurgery.sweeps._prefix_values import Reach, UnknownValueError
+from layersurgery.sweeps._together import Together
 from layersurgery.sweeps._watch import Onlooker
 
 Scored = Callable[[], "Scores | float"]
@@ -22,28 +27,37 @@ Scored = Callable[[], "Scores | float"]
 class Sharing:
     """Runs the base and its variants on a micro-batch, so that they share what is the same.
 
-    The first variant that shares anything is evaluated a second time, in full. Where the two differ in a single bit,
-    nothing is shared from there on, and `notes` says so.
+    The first variant that shares anything is evaluated a second time, in full. Where the two differ in a single bit of
+    what the model gave, or in a token of a text that was written along with those of other variants, nothing is shared
+    from there on, and `notes` says so.
 
     Args:
         module: the model itself.
         sites: where variants differ from it.
-        enabled: whether to share at all.
+        share: whether to share at all; "all": also what may round a last digit otherwise, which `Together` checks.
     """
 
-    def __init__(self, module: nn.Module, sites: Sites, enabled: bool = True) -> None:
+    def __init__(self, module: nn.Module, sites: Sites, share: Share = True) -> None:
         self._module = module
         self._sites = sites
         self._prefix: SharedPrefix | None = None
-        self._enabled = enabled
+        self._together: Together | None = None
+        self._enabled = bool(share)
+        self._inexact = share == "all"
+        self._wrote = False
         self._checked = False
         self._columns: list[int] | None = None
+        self._prepared = False
         self._notes: list[str] = []
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What was not shared, and why."""
-        return (*self._notes, *(self._prefix.notes if self._prefix is not None else ()))
+        shared = [] if self._prefix is None else self._prefix.notes
+        if self._wrote:  # these were decoded together with others
+            shared = [note for note in shared if note != LATER_STEPS]
+        together = () if self._together is None else self._together.notes
+        return (*self._notes, *shared, *together)
 
     def in_order(self, rows: list[int]) -> list[int]:
         """The rows in the order in which to run them: the base first, and before the check the one that shares most."""
@@ -61,55 +75,69 @@ class Sharing:
         self.forget()
         if not self._enabled:
             return scored()
-        if self._prefix is None:
+        if self._prefix is None or self._together is None:
             self._prefix = SharedPrefix(self._module, self._sites)
-        with self._prefix.recording():
+            inexact = self._inexact
+            self._together = Together(self._module, self._prefix, always=inexact, stack=inexact)
+        with self._together.recording():
             scores = scored()
-        self._columns = columns
+        self._columns, self._prepared = columns, False
         return scores
 
-    def variant(self, site: Site, columns: list[int], scored: Scored) -> Scores | float:
+    def prepare(self, columns: list[int], surgeries: Sequence[Surgery]) -> None:
+        """What can be computed for several variants at once; no surgery may be in force."""
+        if self._together is not None and self._columns == columns and not self._prepared:
+            self._prepared = True
+            self._together.compute(surgeries)
+
+    def variant(self, surgery: Surgery, columns: list[int], scored: Scored) -> Scores | float:
         """The scorer's answer on a variant, while its surgery is in force."""
-        if self._prefix is None or self._columns != columns:
+        if self._prefix is None or self._together is None or self._columns != columns:
             return scored()
         if self._checked:
-            with self._prefix.replaying(site):
+            with self._together.answering(surgery):
                 return scored()
-        with _Outputs.of(self._module) as seen, self._prefix.replaying(site):
+        with _Outputs.of(self._module) as seen, self._together.answering(surgery):
             scores = scored()
-        if not self._prefix.has_answered:
+        written = self._together.ran(surgery)
+        if self._inexact if written else not self._prefix.has_answered:
             return scores
         with _Outputs.of(self._module) as expected:
             full = scored()
         self._checked = True
-        if not (_same_scores(scores, full) and seen.equal(expected)):
-            self._give_up(site, full, scored)
+        if not (_same_scores(scores, full) and (written or seen.digests == expected.digests)):
+            self._give_up(surgery, full, scored)
         return full
+
+    def ran(self, surgery: Surgery) -> bool:
+        """Whether the site of a variant took part in what was computed of it along with others."""
+        self._wrote = self._wrote or (self._together is not None and self._together.ran(surgery))
+        return self._together is not None and self._together.ran(surgery)
 
     def forget(self) -> None:
         """Let go of what is kept of a micro-batch."""
         self._columns = None
-        if self._prefix is not None:
-            self._prefix.forget()
+        if self._together is not None:
+            self._together.forget()
 
-    def _give_up(self, site: Site, full: Scores | float, scored: Scored) -> None:
+    def _give_up(self, surgery: Surgery, full: Scores | float, scored: Scored) -> None:
         steady = _same_scores(full, scored())
         why = (
             "it gave other outputs than a full forward"
             if steady
             else "two full forwards gave different scores: the scorer or the model is not deterministic"
         )
-        self._notes.append(f"nothing is shared between variants, since {why} (checked at {site})")
+        self._notes.append(f"nothing is shared between variants, since {why} (checked at {surgery})")
         self._enabled = False
         self.forget()
-        self._prefix = None
+        self._prefix = self._together = None
 
 
 class _Outputs(Onlooker):
-    """Tensors that the model gave, call by call, as far as they can be found."""
+    """What the model gave, call by call: digests of the tensors that can be found in it, so that none is kept."""
 
     def __init__(self) -> None:
-        self._found: list[list[torch.Tensor]] = []
+        self.digests: list[list[str]] = []
 
     @classmethod
     @contextmanager
@@ -122,28 +150,30 @@ class _Outputs(Onlooker):
         finally:
             handle.remove()
 
-    def equal(self, others: _Outputs) -> bool:
-        """Whether all are the same, to the last bit."""
-        if len(self._found) != len(others._found):
-            return False
-        return all(map(_all_equal, self._found, others._found))
-
     def _note(self, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         try:
-            self._found.append([tensor.detach().clone() for tensor in Reach.of(output).tensors])
+            self.digests.append([_digest(tensor) for tensor in Reach.of(output).tensors])
         except UnknownValueError:
-            self._found.append([])
+            self.digests.append([])
 
 
-def _all_equal(one: Iterable[torch.Tensor], other: Iterable[torch.Tensor]) -> bool:
-    one, other = list(one), list(other)
-    return len(one) == len(other) and all(map(_equal, one, other))
+def _digest(tensor: torch.Tensor) -> str:
+    """Of every bit of it, its shape and its type.
+
+    Examples:
+        >>> _digest(torch.zeros(2)) == _digest(-torch.zeros(2))
+        False
+    """
+    found = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    if tensor.layout == torch.strided and not tensor.is_meta:
+        flat = tensor.detach().reshape(-1)
+        for start in range(0, flat.numel(), _AT_ONCE):
+            part = flat[start : start + _AT_ONCE].contiguous().view(torch.uint8)
+            found.update(part.cpu().numpy().tobytes())
+    return found.hexdigest()
 
 
-def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
-    return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())
+_AT_ONCE = 1 << 22  # numbers
 
 
 def _same_scores(one: Scores | float, other: Scores | float) -> bool:

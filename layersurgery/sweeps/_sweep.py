@@ -10,6 +10,7 @@ from typing import Any
 from layersurgery.interventions import Intervention, Zero
 from layersurgery.sites import Site, select
 from layersurgery.sweeps._call import Scorer
+from layersurgery.sweeps._executor import Share
 from layersurgery.sweeps._oracle import ModelOracle
 from layersurgery.sweeps._store import Store, opened
 from layersurgery.sweeps._table import ScoreTable
@@ -25,7 +26,7 @@ def sweep(
     batch_size: int | None = None,
     progress: bool | str = False,
     store: Store | str | os.PathLike[str] | None = None,
-    share: bool = True,
+    share: Share = True,
 ) -> ScoreTable:
     """Score the unmodified model and, one site at a time, the model with that site changed (paper, section 3).
 
@@ -43,7 +44,8 @@ def sweep(
             is not evaluated again, so that a run that was killed goes on where it was. None: nothing is kept.
         share: let variants share what the unmodified model computes below their sites. Every score is the same to the
             last bit; where that cannot be had the model runs in full, and `table.notes` says why. False: always in
-            full.
+            full. "all": also run calls of a few tokens for all variants at once, and let them write their texts at once
+            in half precision, too, which may change a score in its last digits.
 
     Returns:
         The table of scores; `table.vector` is the task-layer interaction vector.

@@ -1,208 +1,150 @@
-"""`python -m tests.benchmarks.sweep`: what sharing the prefix saves in a sweep, beside a plain loop of full forwards.
+"""`python -m tests.benchmarks.sweep`: a sweep with layersurgery beside what people use today.
 
-Both knock out each layer's attention in turn on the same micro-batch: the loop runs the whole model for each site, the
-other answers for what lies below. Each forward of the one is timed next to the same of the other, in one run, on one
-thread, in CPU time; of each, the least of some rounds counts. The bound is what the loop would gain if what need not be
-computed took no time: all below a site, and its attention itself.
+All of them knock out each layer's attention in turn on the same samples. They take turns forward by forward, in one
+run on one thread, and processor time counts (on an accelerator the time on the wall). What the plain loop of full
+forwards with a hook takes is 1.0. It costs the same at every site, and so do its like: unless asked to run in full,
+they are timed at some of the sites only. layersurgery runs all of them, always.
+
+The bound is what the loop would gain if all that need not be computed took no time: what lies below a site, and its
+attention itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
+import os
+import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import nn
 
-import layersurgery as ls
-from layersurgery.sweeps._prefix import SharedPrefix
+from tests.benchmarks._sweep_measure import Line, Outcome, in_mib, measure
+from tests.benchmarks._sweep_methods import ByHand, HookLoop, Method, NNsightTraces, Prefix, Sweep
+from tests.benchmarks._sweep_overhead import FORWARD, LIMIT, overhead
+from tests.benchmarks._sweep_parts import clock_of
+from tests.benchmarks._sweep_peers import NNterp, Pyvene, TransformerLens, run_in
+from tests.benchmarks._sweep_shapes import SHAPES, Shape
 
-Given = dict[str, Any]
-LEAST = 0.97  # of the bound
-TEXT = {"vocab_size": 1024, "num_attention_heads": 8, "num_key_value_heads": 4, "pad_token_id": 0}
+METHODS: tuple[type[Method], ...] = (HookLoop, Sweep, Prefix, ByHand, NNsightTraces, Pyvene, NNterp, TransformerLens)
+OVERHEAD = "overhead"
 
 
-def main() -> int:
-    """Print the table; 0 where nearly every bound is reached and every logit is the loop's."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.sweep", description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", default=list(SHAPES), help=f"some of {', '.join(SHAPES)}")
-    parser.add_argument("--rounds", type=int, default=3)
-    asked = parser.parse_args()
+def main(given: Sequence[str] | None = None) -> int:
+    """Print the tables; 0 where all that was measured in full reaches what it should."""
+    asked = _arguments(given)
+    _quieten()
+    if asked.peers_in:
+        run_in(asked.peers_in)
     torch.set_num_threads(1)
-    _say(f"{'model':14} {'forward':>9} {'loop':>8} {'shared':>8} {'ratio':>7} {'bound':>7} {'kept':>9}   difference")
-    fine = True
-    for name in asked.models:
-        model, given = SHAPES[name]()
-        sweep = Sweep(model, given)
-        times = [sweep.timed() for _ in range(asked.rounds + 1)][1:]  # the first warms up
-        loop, shared = (sum(map(min, zip(*column, strict=True))) for column in zip(*times, strict=True))
-        bound = sweep.bound()
-        _say(
-            f"{name:14} {1e3 * loop / (len(sweep.sites) + 1):6.0f} ms {loop:6.2f} s {shared:6.2f} s "
-            f"{loop / shared:6.2f}x {bound:6.2f}x {sweep.kept / 2**20:5.1f} MiB   {sweep.difference:g}"
-        )
-        for note in sweep.prefix.notes:
-            _say(f"    {note}")
-        fine = fine and loop / shared >= LEAST * bound and sweep.difference == 0
-    return int(not fine)
+    clock = clock_of(asked.device)
+    size = "quick" if asked.quick else "full" if asked.full else "usual"
+    chosen = asked.methods or [kind.name for kind in METHODS if kind is not Prefix or size != "usual"]
+    kinds = [kind for kind in METHODS if kind is HookLoop or kind.name in chosen]
+    missed: list[str] = []
+    for name in asked.shapes:
+        if name == OVERHEAD:
+            missed += _overhead(asked.device, 4 if asked.quick else 24)
+        else:
+            outcome = measure(SHAPES[name], size, kinds, clock, asked.device, asked.rounds)
+            _print(name, outcome, SHAPES[name], size)
+            missed += [f"{name}: {one}" for one in outcome.missed]
+    _say("all that was to be reached is" if not missed else "missed:")
+    for one in missed:
+        _say(f"  {one}")
+    return int(bool(missed))
 
 
-class Sweep:
-    """The base and each layer's attention knocked out, on one micro-batch."""
-
-    def __init__(self, model: nn.Module, given: Given) -> None:
-        self.model, self.given = model, given
-        self.sites = ls.select(model)
-        self.prefix = SharedPrefix(model, self.sites)
-        self.kept = 0
-        self.difference = 0.0
-        self._last = torch.empty(0)
-
-    def timed(self) -> tuple[list[float], list[float]]:
-        """CPU times of the base and each variant: by full forwards, and by a shared prefix. The two take turns."""
-        loop, shared = [self._seconds(nullcontext())], [self._seconds(self.prefix.recording())]
-        for site in self.sites:
-            loop.append(self._seconds(ls.Surgery(at=site, do=ls.Zero())(self.model)))
-            full, began = self._last, time.process_time()
-            with ls.Surgery(at=site, do=ls.Zero())(self.model), self.prefix.replaying(site):
-                self._last = self._logits()
-            shared.append(time.process_time() - began)
-            if not torch.equal(self._last, full):
-                self.difference = max(self.difference, float((self._last - full).abs().max()))
-        self.kept = self.prefix.nbytes
-        self.prefix.forget()
-        return loop, shared
-
-    def _seconds(self, around: AbstractContextManager[Any]) -> float:
-        began = time.process_time()
-        with around:
-            self._last = self._logits()
-        return time.process_time() - began
-
-    def bound(self) -> float:
-        """All that the loop computes, over what no exact sweep can do without, from the time that each part takes."""
-        mixers = [self.model.get_submodule(site.path) for site in self.sites]
-        layers = [self.model.get_submodule(site.path.rpartition(".")[0]) for site in self.sites]
-        spent: dict[nn.Module, float] = {}
-        ended: dict[nn.Module, float] = {}
-        handles = [handle for module in (self.model, *layers, *mixers) for handle in _clock(module, spent, ended)]
-        found: list[tuple[float, float]] = []
-        for _ in range(5):
-            self._logits()
-            needed = spent[self.model]
-            for number, mixer in enumerate(mixers):
-                after = ended[self.model] - ended[layers[-1]]
-                needed += sum(spent[layer] for layer in layers[number:]) - spent[mixer] + after
-            found.append((spent[self.model], needed))
-        for handle in handles:
-            handle.remove()
-        total, needed = min(found)
-        return (len(layers) + 1) * total / needed
-
-    @torch.no_grad()
-    def _logits(self) -> torch.Tensor:
-        return self.model(**self.given).logits
-
-
-def _clock(module: nn.Module, spent: dict[nn.Module, float], ended: dict[nn.Module, float]) -> Iterator[Any]:
-    began: list[float] = []
-
-    def end(*_: Any) -> None:
-        ended[module] = time.process_time()
-        spent[module] = ended[module] - began.pop()
-
-    yield module.register_forward_pre_hook(lambda *_: began.append(time.process_time()))
-    yield module.register_forward_hook(end)
-
-
-def _llama() -> tuple[nn.Module, Given]:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(**TEXT, hidden_size=512, intermediate_size=1376, num_hidden_layers=24)
-    return _made(LlamaForCausalLM, config), {"input_ids": _tokens(4, 64), "use_cache": False}
-
-
-def _llama_in_bf16() -> tuple[nn.Module, Given]:
-    model, _ = _llama()
-    return model.to(torch.bfloat16), {"input_ids": _tokens(8, 256), "use_cache": False}
-
-
-def _qwen2_vl() -> tuple[nn.Module, Given]:
-    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
-
-    rope = {"rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 10000.0}
-    config = Qwen2VLConfig(
-        text_config={
-            **TEXT,
-            "hidden_size": 512,
-            "intermediate_size": 1376,
-            "num_hidden_layers": 20,
-            "rope_parameters": rope,
-        },
-        vision_config={"depth": 12, "embed_dim": 384, "hidden_size": 512, "num_heads": 6, "patch_size": 14},
-        image_token_id=5,
-        video_token_id=6,
-        vision_start_token_id=7,
-        vision_end_token_id=8,
+def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
+    lines = __doc__.splitlines()
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.sweep", description=lines[0], allow_abbrev=False)
+    names = [*SHAPES, OVERHEAD]
+    parser.add_argument("--shapes", nargs="+", metavar="SHAPE", choices=names, help=f"some of: {', '.join(names)}")
+    methods = [kind.name for kind in METHODS]
+    parser.add_argument(
+        "--methods", nargs="+", metavar="METHOD", choices=methods, help=f"some of: {', '.join(methods)}"
     )
-    grid = torch.tensor([[1, 16, 16]] * 2)
-    pictures = torch.randn(2 * 256, 3 * 2 * 14 * 14, generator=_chance())
-    tokens = torch.cat([torch.full((2, 1), 7), torch.full((2, 64), 5), _tokens(2, 48)], dim=1)
-    kinds = (tokens == 5).int()
-    given = {
-        "input_ids": tokens,
-        "pixel_values": pictures,
-        "image_grid_thw": grid,
-        "mm_token_type_ids": kinds,
-        "use_cache": False,
-    }
-    return _made(Qwen2VLForConditionalGeneration, config), given
-
-
-def _llava_next() -> tuple[nn.Module, Given]:
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaNextConfig, LlavaNextForConditionalGeneration
-
-    vision = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4}
-    text = LlamaConfig(**TEXT, hidden_size=512, intermediate_size=1376, num_hidden_layers=24)
-    config = LlavaNextConfig(
-        vision_config=CLIPVisionConfig(**vision, image_size=56, patch_size=14, projection_dim=64),
-        text_config=text,
-        image_token_id=5,
-        image_grid_pinpoints=[[56, 112], [112, 56], [112, 112]],
+    parser.add_argument("--rounds", type=int, help="rounds of each shape (default: 2, and 1 for bf16 and generation)")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--quick", action="store_true", help="tiny models, to see that all of it runs; no targets")
+    sizes.add_argument("--full", action="store_true", help="every site for every method, and 8 x 256 tokens in bf16")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument(
+        "--peers-in", metavar="DIRECTORY", help="an environment with other libraries to run in; made if it is not there"
     )
-    model = _made(LlavaNextForConditionalGeneration, config)
-    sizes = torch.tensor([[112, 112]])
-    pictures = torch.randn(1, 5, 3, 56, 56, generator=_chance())
-    with torch.no_grad():
-        found = model.model.get_image_features(pictures, sizes)
-    places = sum(len(one) for one in found.pooler_output)
-    tokens = torch.cat([torch.full((1, places), 5), _tokens(1, 64)], dim=1)
-    return model, {"input_ids": tokens, "pixel_values": pictures, "image_sizes": sizes, "use_cache": False}
+    asked = parser.parse_args(given)
+    if asked.rounds is not None and asked.rounds < 1:
+        parser.error(f"--rounds {asked.rounds}: give a whole number above 0")
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no such device; leave it out, or install a build of torch for it")
+    if asked.shapes is None:
+        asked.shapes = [name for name in names if name not in SHAPES or SHAPES[name].needs in ("", asked.device)]
+    for name in asked.shapes:
+        if name in SHAPES and SHAPES[name].needs not in ("", asked.device) and not asked.quick:
+            parser.error(f"{name!r} is for --device {SHAPES[name].needs} (or --quick, a tiny one)")
+    return asked
 
 
-SHAPES: dict[str, Callable[[], tuple[nn.Module, Given]]] = {
-    "llama": _llama,
-    "llama bf16": _llama_in_bf16,
-    "qwen2_vl": _qwen2_vl,
-    "llava_next": _llava_next,
-}
+def _quieten() -> None:
+    """Others' messages of no consequence for what is measured."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler tells of each start and stop
+    # torchao cannot load its CUDA kernels and uses something old of torch; token numbers are not in a small vocabulary
+    for name in ("torchao", "torch.utils._pytree", "transformers.configuration_utils"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _made(kind: Any, config: Any) -> Any:
-    torch.manual_seed(0)
-    return kind(config).eval()
+def _print(name: str, outcome: Outcome, shape: Shape, size: str) -> None:
+    parts = outcome.parts
+    _say(f"{name}: {outcome.title}")
+    _say(
+        f"  a forward takes {1e3 * parts.forward:.0f} ms, {parts.below:.0%} of it before the first layer; it does "
+        f"{parts.rate / 1e9:,.0f} GFLOP/s ({parts.rate / parts.matrices:.0%} of what large matrices do)"
+    )
+    _say(f"  {outcome.timed}")
+    last = "tokens" if "new_tokens" in shape.settings else "difference"
+    head = f"{'method':16} {'ratio':>6}  {'lowest':>6} {'highest':>7}  {'of bound':>8}  {'ms a cell':>9}  {last:>10}"
+    _say(f"  {head}  extra memory")
+    for line in outcome.lines:
+        _say("  " + _row(line, outcome, shape))
+    if shape.bounded:
+        _say(f"  bound {parts.bound:.2f} x; the residual stream of one micro-batch: {in_mib(parts.residuals)}")
+    if shape.has_targets(size):
+        of_bound = f", and {shape.of_bound:.0%} of the bound" if shape.of_bound else ""
+        _say(f"  to be reached: {shape.target:g} x{of_bound}")
+    elif size != "quick":
+        wanted = shape.title.format(**shape.settings)
+        _say(f"  not run in full: the {shape.target:g} x to be reached is for: {wanted} (--full)")
+    for line in outcome.lines:
+        if line.checked != line.ratios:
+            once = f"with it, these few samples alone give {statistics.median(line.checked):.2f}"
+            _say(f"  {line.name} checks one variant in full, once in a run: {once}")
+    for note in outcome.notes:
+        _say(f"  note: {note}")
+    _say("")
 
 
-def _tokens(batch: int, length: int) -> torch.Tensor:
-    return torch.randint(10, TEXT["vocab_size"], (batch, length), generator=_chance())
+def _row(line: Line, outcome: Outcome, shape: Shape) -> str:
+    if line.problem:
+        return f"{line.name:16} {line.problem}"
+    bound = f"{line.ratio / outcome.parts.bound:8.1%}" if shape.bounded else f"{'-':>8}"
+    extra = line.peak - outcome.lines[0].peak
+    memory = f"{in_mib(extra):>10} over the loop's" if line is not outcome.lines[0] else f"{in_mib(line.peak):>10}"
+    kept = f", {in_mib(line.kept)} kept" if line.kept else ""
+    cell = statistics.median(line.cells)
+    spread = f"{line.ratio:6.2f}  {min(line.ratios):6.2f} {max(line.ratios):7.2f}"
+    return f"{line.name:16} {spread}  {bound}  {1e3 * cell:9.1f}  {line.difference:10.2g}  {memory}{kept}"
 
 
-def _chance() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
+def _overhead(device: str, layers: int) -> list[str]:
+    found = overhead(clock_of(device), layers, device=device)
+    _say(f"overhead: a sweep beside a replay by hand, without any care; Llama, {layers} layers of width 64, 8 tokens")
+    _say(
+        f"  by hand {1e3 * found.by_hand:.2f} ms a forward; layersurgery adds {1e3 * found.seconds:.2f} ms "
+        f"({1e3 * found.lowest:.2f} to {1e3 * found.highest:.2f})"
+    )
+    _say(f"  {found.share:.1%} of a forward of {1e3 * FORWARD:.0f} ms; to be reached: {LIMIT:.0%} at most\n")
+    return [f"{OVERHEAD}: {one}" for one in found.missed]
 
 
 def _say(line: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import multiprocessing
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -214,6 +215,53 @@ def test_whatever_is_raised_the_model_is_restored(model, fails_at, error):
     assert all(
         now is was for now, was in zip((vars(one).get("forward") for one in model.modules()), before, strict=True)
     )
+
+
+def test_short_calls_of_all_variants_at_once(model):
+    def one_by_one(model, samples):
+        with torch.no_grad():
+            return [model(row(sample), use_cache=False).logits[0, -1, 10].item() for sample in samples]
+
+    full = ls.sweep(model, one_by_one, SAMPLES, share=False)
+    assert np.array_equal(ls.sweep(model, one_by_one, SAMPLES).correct, full.correct)
+    with testing.restored(model):
+        table = ls.sweep(model, one_by_one, SAMPLES, share="all")
+    assert np.allclose(table.correct, full.correct, atol=1e-5)
+    assert not table.notes
+
+
+@pytest.mark.parametrize("share", [True, "all"])
+def test_texts_of_all_variants_are_written_together(model, share, monkeypatch):
+    forward, calls = type(model).forward, []
+
+    def counted(*arguments, **keywords):
+        calls.append(1)
+        return forward(*arguments, **keywords)
+
+    counted.__signature__ = inspect.signature(forward)
+    monkeypatch.setattr(type(model), "forward", counted)
+
+    def write(model, samples):
+        tokens = torch.cat([row(sample) for sample in samples])
+        before = len(calls)
+        found = model.generate(tokens, max_new_tokens=5, min_new_tokens=5, do_sample=False)
+        counts.append(len(calls) - before)
+        return ls.Scores(found[:, -1].double().numpy(), text=[str(text.tolist()) for text in found])
+
+    counts = []
+    full = ls.sweep(model, write, SAMPLES, batch_size=4, share=False)
+    assert counts == [5] * 12
+    counts = []
+    with testing.restored(model):
+        table = ls.sweep(model, write, SAMPLES, batch_size=4, share=share)
+    assert table.text == full.text
+    assert np.array_equal(table.correct, full.correct)
+    assert counts.count(0) >= 6, "most variants take what was written for them"
+
+
+def test_what_share_may_be(model):
+    with pytest.raises(ScoringError, match="share='none': give True, False or 'all'"):
+        ls.sweep(model, score, SAMPLES, share="none")
 
 
 def test_long_samples_come_first(model):

@@ -1,0 +1,403 @@
+"""`Together`: what takes little work for each variant is computed for all variants at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from typing import Any
+
+import torch
+from torch import nn
+
+from layersurgery.surgery import Surgery
+from layersurgery.sweeps._memory import ran_out_of_memory
+from layersurgery.sweeps._prefix import SharedPrefix, _modules, _StandIns
+from layersurgery.sweeps._prefix_record import Forward
+from layersurgery.sweeps._prefix_state import Standing, hooks_on, is_patched
+from layersurgery.sweeps._prefix_values import Freezer, Reach, UnknownValueError, thaw
+from layersurgery.sweeps._together_answers import ForwardAnswers, GenerateAnswers
+from layersurgery.sweeps._together_generate import (
+    Joint,
+    Writing,
+    bytes_for_each,
+    generates_itself,
+    named,
+    prefill,
+    refused,
+    under,
+)
+from layersurgery.sweeps._together_rows import Variant, Weights
+from layersurgery.sweeps._together_stack import Short, Stack, Stacked, differs, is_short, layer_of
+from layersurgery.sweeps._together_values import Attributes, CannotError, Placed
+from layersurgery.sweeps._usage import free_on
+
+
+class Together:
+    """Computes variants of a model as the rows of one batch, where single variants would not use the machine well.
+
+    Texts are written token by token, and each step reads all weights of the model for a few rows. So the variants of a
+    micro-batch are decoded as one batch: the first step of each runs as ever, on a shared prefix, and the later steps
+    of all run at once, where the modules of a site run with the weights of its variant on its rows. The scorer sees
+    nothing of it: its call of `generate` gives what it would have given.
+
+    Tokens are those of the variants one by one. Sizes of a batch differ in rounding, so a variant of which rounding may
+    have decided a token is left to run on its own; so is whatever cannot be done row by row, and `notes` says why. The
+    unmodified model is decoded along each time, and the first time another variant on its own, and compared.
+
+    Args:
+        model: the model itself, not wrapped.
+        prefix: what its variants share.
+        always: in half precision, too, where rounding may decide between tokens that are nearly equally likely.
+        stack: run short forwards of all variants as one, too, which may round a last digit otherwise.
+        limit: bytes that may be used for it; None: a quarter of what is free on an accelerator, else 1 GiB.
+
+    Examples:
+        >>> import layersurgery as ls
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2}
+        >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=8, **sizes)).eval()
+        >>> sites = ls.select(model)
+        >>> cuts = [ls.Surgery(at=site, do=ls.Zero()) for site in sites]
+        >>> together, prompt = Together(model, SharedPrefix(model, sites)), torch.ones(1, 3, dtype=torch.long)
+        >>> with together.recording():
+        ...     base = model.generate(prompt, max_new_tokens=4, do_sample=False)
+        >>> together.compute(cuts)
+        >>> with cuts[0](model), together.answering(cuts[0]):
+        ...     variant = model.generate(prompt, max_new_tokens=4, do_sample=False)  # was written by then
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        prefix: SharedPrefix,
+        *,
+        always: bool = False,
+        stack: bool = True,
+        limit: int | None = None,
+    ) -> None:
+        self._model: Any = model
+        self._prefix, self._always, self._limit = prefix, always, limit
+        self._writings: list[Writing] = []
+        self._shorts: list[Short] = []
+        self._stacks = stack
+        self._checked = False
+        self._weights: Weights | None = None
+        self._variants: dict[Surgery, Variant] = {}
+        self._notes: dict[str, list[str]] = {}
+        self._rewrites = False
+        self._looked = False
+        self._off = False
+        self._trusted = False
+
+    @property
+    def notes(self) -> list[str]:
+        """What is computed for each variant on its own, and why, in words; empty: there is nothing of the kind."""
+        return [
+            f"{reason}: {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "") if paths else reason
+            for reason, paths in self._notes.items()
+        ]
+
+    def forget(self) -> None:
+        """Let go of what is kept, of the shared prefix too."""
+        self._writings, self._shorts = [], []
+        self._prefix.forget()
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Around the scorer's call on the unmodified model; what was computed before is forgotten."""
+        self.forget()
+        looks = generates_itself(self._model)
+        standing = None if self._looked else (Standing(self._model.modules()), Attributes(self._model.modules()))
+        try:
+            with (
+                self._prefix.recording(),
+                _StandIns([self._model] if self._stacks else [], self._noted),
+                self._writing_down() if looks else nullcontext(),
+            ):
+                yield
+        except BaseException:
+            self._writings, self._shorts = [], []
+            raise
+        if standing is not None:
+            self._looked = True
+            self._rewrites = not standing[0].changes().attributes <= set(standing[1].changed())
+
+    def compute(self, surgeries: Sequence[Surgery]) -> None:
+        """Compute these variants, as far as they can be computed at once; no surgery may be in force.
+
+        Where memory runs out, the error comes through. Whatever else goes wrong leaves the variants to run on their
+        own.
+        """
+        if self._stacks and self._shorts and not self._writings and len(surgeries) > 1:
+            try:
+                self._stack(surgeries)
+            except Exception as error:
+                self._shorts = []
+                if ran_out_of_memory(error):
+                    raise
+                self._stacks = False
+                self._tell(f"variants are run one by one, since {_words(error)}")
+        for writing in self._writings:
+            if self._off or len(surgeries) < 2:
+                return
+            try:
+                self._decode(writing, surgeries)
+            except Exception as error:
+                writing.texts.clear()
+                if ran_out_of_memory(error):
+                    raise
+                self._off = True
+                self._tell(f"variants are decoded one by one, since {_words(error)}")
+
+    @contextmanager
+    def answering(self, surgery: Surgery) -> Iterator[None]:
+        """Around the scorer's call on a variant, while its surgery is in force."""
+        site = surgery.steps[0].site
+        if self._has_stacked(surgery):
+            answers = ForwardAnswers(self._shorts, self._prefix.passes, surgery)
+            with _StandIns([self._model], answers):
+                yield
+            return
+        if not any(surgery in writing.texts for writing in self._writings):
+            with self._prefix.replaying(site):
+                yield
+            return
+        with ExitStack() as replaying:
+            replaying.enter_context(self._prefix.replaying(site))
+            with Placed(
+                self._model, "generate", GenerateAnswers(self._model, self._writings, surgery, self._prefix, replaying)
+            ):
+                yield
+
+    def ran(self, surgery: Surgery) -> bool:
+        """Whether the site's modules took part in what was computed for a variant here."""
+        modules = {module for site in surgery.sites for module in _modules(self._model, site)}
+        if self._has_stacked(surgery):
+            return any(not modules.isdisjoint(self._prefix.passes[one.number].first) for one in self._shorts)
+        return any(
+            not modules.isdisjoint(one.first)
+            for writing in self._writings
+            if surgery in writing.texts
+            for one in self._prefix.passes[writing.begin : writing.end]
+        )
+
+    @contextmanager
+    def _writing_down(self) -> Iterator[None]:
+        generate = self._model.generate
+        within = False
+
+        def write(*arguments: Any, **keywords: Any) -> Any:
+            nonlocal within
+            if within:
+                return generate(*arguments, **keywords)
+            within = True
+            try:
+                writing, output = Writing.of(self._prefix, generate, arguments, keywords)
+            finally:
+                within = False
+            self._writings.append(writing)
+            return output
+
+        with Placed(self._model, "generate", write):
+            yield
+
+    def _has_stacked(self, surgery: Surgery) -> bool:
+        """Whether all calls of the model were computed for a variant."""
+        whole = bool(self._shorts) and len(self._shorts) == len(self._prefix.passes)
+        return whole and all(one.has(surgery) for one in self._shorts)
+
+    def _noted(self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        """Keep what the unmodified model gives for a few tokens."""
+        number = len(self._prefix.passes)
+        output = forward(*arguments, **keywords)
+        if is_short(arguments, keywords) and len(self._prefix.passes) == number + 1:
+            with suppress(UnknownValueError):
+                samples = len(Reach.of((arguments, keywords)).tensors[0])
+                self._shorts.append(Short(number, Freezer(copies=True).freeze(output), samples))
+        return output
+
+    def _stack(self, surgeries: Sequence[Surgery]) -> None:
+        """Run variants as the rows of one forward, for each call of the scorer."""
+        if len(self._shorts) != len(self._prefix.passes):
+            return
+        problem = self._problem()
+        if problem:
+            raise CannotError(problem)
+        before = Attributes(self._model.modules())
+        try:
+            with torch.random.fork_rng(devices=[]):
+                variants = [one for surgery in surgeries if (one := self._stackable(surgery)) is not None]
+                for short in self._shorts:
+                    self._stack_one(short, variants)
+        finally:
+            before.restore()
+
+    def _stackable(self, surgery: Surgery) -> Variant | None:
+        try:
+            variant = self._variant(surgery)
+            for short in self._shorts:
+                layer_of(self._model, variant, self._prefix.passes[short.number])
+        except CannotError as error:
+            self._tell(f"run on its own, since {error}", surgery.steps[0].site.path)
+            return None
+        return variant
+
+    def _stack_one(self, short: Short, variants: Sequence[Variant]) -> None:
+        recorded = self._prefix.passes[short.number]
+        base = thaw(short.output)
+        layers = {variant.surgery: layer_of(self._model, variant, recorded) for variant in variants}
+        ordered = sorted(variants, key=lambda variant: recorded.first[layers[variant.surgery]])
+        limit = _room(self._model) if self._limit is None else self._limit
+        size = max(2, limit // (8 * sum(one.nbytes for one in Reach.of(base).tensors)))
+        with under(recorded.world):
+            for begin in range(0, len(ordered), size):
+                group = ordered[begin : begin + size]
+                chosen = [layers[variant.surgery] for variant in group]
+                output = Stack(self._model, recorded, short.samples, group, chosen).output(not self._checked)
+                stacked = Stacked(output, short.samples)
+                if differs(stacked.part(0), base):
+                    raise CannotError("the unmodified model gives something else then")
+                short.found.update({one.surgery: (stacked, number) for number, one in enumerate(group, 1)})
+                self._check(short, group[len(group) // 2].surgery)
+
+    def _check(self, short: Short, surgery: Surgery) -> None:
+        """The first time, make sure that a variant gives just that on its own."""
+        if self._checked:
+            return
+        arguments, keywords = thaw(self._prefix.passes[short.number].inputs)
+        with surgery(self._model):
+            alone = self._model(*arguments, **keywords)
+        if differs(short.answer(surgery), alone):
+            raise CannotError(f"a variant gives something else then ({surgery.steps[0].site.path})")
+        self._checked = True
+
+    def _decode(self, writing: Writing, surgeries: Sequence[Surgery]) -> None:
+        problem = writing.problem or self._problem()
+        if not problem:
+            arguments, keywords = writing.given()
+            problem = refused(self._model, named(self._model, arguments, keywords))
+        if problem:
+            raise CannotError(problem)
+        with under(writing.world), torch.random.fork_rng(devices=[]):
+            each = bytes_for_each(self._model, self._prefix, writing)
+            exactly = not self._always or _low(self._model) is None
+            for group in self._groups(self._fit(writing, surgeries), each):
+                texts, tried = self._joint(writing, group, exactly)
+                if len(texts) < tried:
+                    self._tell("some variants are decoded on their own, since rounding may decide between two tokens")
+                self._compare(writing, texts)
+                writing.texts.update(texts)
+
+    def _joint(self, writing: Writing, group: list[Variant], exactly: bool) -> tuple[dict[Surgery, torch.Tensor], int]:
+        """What these variants write, without those that turn out to be in the way, and how many are left then."""
+        while group:
+            try:
+                return Joint(self._model, self._prefix, writing, group, exactly).texts(), len(group)
+            except CannotError as error:
+                if error.module is None:
+                    raise
+                for variant in group:
+                    if error.module in variant.weights:
+                        self._tell(f"decoded on its own, since {error}", variant.surgery.steps[0].site.path)
+                group = [variant for variant in group if error.module not in variant.weights]
+        return {}, 0
+
+    def _problem(self) -> str:
+        """Why nothing can be done at once on this model, in words; empty: there is no such reason."""
+        modules = list(self._model.modules())
+        low = _low(self._model)
+        if low is not None and not self._always:
+            return f"in {str(low).removeprefix('torch.')} the size of a batch changes tokens"
+        if any(module.training for module in modules):
+            return "it is in training mode"
+        if any(map(is_patched, modules)):
+            return "a forward was put in place of a module's own"
+        if any(map(hooks_on, modules)):
+            return "there are hooks on its modules"
+        return "its state is written into in each call" if self._rewrites else ""
+
+    def _fit(self, writing: Writing, surgeries: Sequence[Surgery]) -> Iterator[Variant]:
+        """The variants that can be decoded with others, one after the other."""
+        passes = self._prefix.passes[writing.begin : writing.end]
+        before = {module for one in passes[: prefill(passes, self._model)] for module in one.first}
+        for surgery in surgeries:
+            try:
+                variant = self._variant(surgery)
+                if not before.isdisjoint(variant.weights):
+                    raise CannotError("it changes what runs before the first step")
+            except CannotError as error:
+                self._tell(f"decoded on its own, since {error}", surgery.steps[0].site.path)
+                continue
+            yield variant
+
+    def _variant(self, surgery: Surgery) -> Variant:
+        """What a surgery changes; of those that take no memory, as it was found before."""
+        if self._weights is None or not self._weights.are_in_place:
+            self._weights, self._variants = Weights(self._model.modules()), {}
+        variant = self._variants.get(surgery)
+        if variant is None:
+            variant = self._weights.under(self._model, surgery)
+            if variant.nbytes < _NEXT_TO_NOTHING:
+                self._variants[surgery] = variant
+        return variant
+
+    def _groups(self, variants: Iterator[Variant], each: int) -> Iterator[list[Variant]]:
+        """As many variants at a time as there is memory for, the unmodified model besides."""
+        limit = _room(self._model) if self._limit is None else self._limit
+        group, taken = list[Variant](), each
+        for variant in variants:
+            needed = each + variant.nbytes
+            if group and taken + needed > limit:
+                yield group
+                group, taken = [], each
+            group.append(variant)
+            taken += needed
+            if taken > limit and len(group) == 1:
+                raise CannotError("there is not the memory to keep several of them")
+        if group:
+            yield group
+
+    def _compare(self, writing: Writing, texts: dict[Surgery, torch.Tensor]) -> None:
+        """The first time, make sure that a variant gives just that on its own."""
+        if self._trusted or not texts:
+            return
+        surgery = list(texts)[len(texts) // 2]
+        before = Attributes(self._model.modules())
+        arguments, keywords = writing.given()
+        try:
+            with surgery(self._model):
+                alone = self._model.generate(*arguments, **keywords)
+        finally:
+            before.restore()
+        exactly = not self._always or _low(self._model) is None
+        if exactly and not torch.equal(alone, texts[surgery]):
+            raise CannotError(f"the tokens of a variant are others then ({surgery.steps[0].site.path})")
+        self._trusted = True
+
+    def _tell(self, reason: str, path: str | None = None) -> None:
+        paths = self._notes.setdefault(reason, [])
+        if path is not None and path not in paths:
+            paths.append(path)
+
+
+_NEXT_TO_NOTHING = 2**12  # bytes
+
+
+def _low(model: nn.Module) -> torch.dtype | None:
+    """The half precision in which a model is; None: in none."""
+    return next((one.dtype for one in model.parameters() if one.dtype in (torch.float16, torch.bfloat16)), None)
+
+
+def _room(model: nn.Module) -> int:
+    device = next((one.device for one in model.parameters()), torch.device("cpu"))
+    free = free_on(device) if device.type != "cpu" else None
+    return 2**30 if free is None else free // 4
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, CannotError):
+        return str(error)
+    if isinstance(error, UnknownValueError):
+        return f"there is {error}, which cannot be looked into"
+    lines = str(error).strip().splitlines()
+    return f"that failed ({type(error).__name__}: {lines[0] if lines else ''})"
