@@ -50,16 +50,25 @@ class Call:
     held: list[Held] = field(default_factory=list[Held])
     needed: bool = True
     problem: str = ""
+    _counted: tuple[list[torch.Tensor], list[int | None]] | None = field(default=None, init=False)
 
     @property
     def is_intact(self) -> bool:
         """Whether nobody has written into what it gave, or was given."""
-        return all(held.is_intact for held in self.held)
+        if self._counted is None:
+            counted = [held for held in self.held if held.version is not None]
+            self._counted = [held.tensor for held in counted], [held.version for held in counted]
+        tensors, versions = self._counted
+        return [tensor._version for tensor in tensors] == versions
 
     def release(self) -> None:
         """Let go of it: it is not answered for."""
         self.needed = False
-        self.inputs, self.output, self.effects, self.held = None, None, [], []
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Keep nothing of what it was given and gave."""
+        self.inputs, self.output, self.effects, self.held, self._counted = None, None, [], [], None
 
 
 @dataclass(eq=False)
@@ -245,7 +254,7 @@ class Recorder:
                 self._room -= storage.nbytes()
         if self._room < 0:
             call.problem = call.problem or "there is not the memory to keep it"
-            call.inputs, call.output, call.effects, call.held = None, None, [], []
+            call.let_go()
 
     def _may_be_needed(self, module: nn.Module, around: Call, here: Pass) -> bool:
         """Whether a site may begin after a call that begins now; what a single site needs must be worth it, too."""

@@ -94,12 +94,14 @@ class _Group:
 
     def __init__(self, states: list[_State]) -> None:
         self.states = states
-        self._tables = tuple(table for state in states for table in (*state.tables, *state.hooks))
+        self._tables = tuple(table for state in states for table in state.telling)
         self._was = tuple(dict(table) for table in self._tables)
         self._parameters = [
             one for state in states for one, version in state.parameters.values() if version is not None
         ]
         self._versions = [one._version for one in self._parameters]
+        self._own = [state.tables[0] for state in states]
+        self._sizes = [len(own) for own in self._own]
         # Sets of hooks on a hook of ours grow and shrink without the tables' knowing.
         self._outlets = any(
             isinstance(hook, Outlet) for state in states for one in state.hooks for hook in one.values()
@@ -111,7 +113,12 @@ class _Group:
             same = self._tables == self._was
         except Exception:  # others than before, which cannot be compared
             return False
-        return same and not self._outlets and [one._version for one in self._parameters] == self._versions
+        return (
+            same
+            and not self._outlets
+            and [len(own) for own in self._own] == self._sizes
+            and [one._version for one in self._parameters] == self._versions
+        )
 
 
 class _State:
@@ -122,6 +129,9 @@ class _State:
         own = vars(module)
         self.tables: tuple[dict[str, Any], ...] = (own, module._parameters, module._buffers, module._modules)
         self.hooks: tuple[dict[Any, Any], ...] = (module._forward_pre_hooks, module._forward_hooks)
+        # A matrix product has no state, and what is put in its forward's place makes its table longer.
+        plain = type(module) in (nn.Linear, nn.Embedding) and "forward" not in own
+        self.telling = (module._parameters, *self.hooks) if plain else (*self.tables, *self.hooks)
         self.parameters: dict[str, tuple[Any, int | None]] = {
             name: (one, _version(one)) for name, one in module._parameters.items()
         }

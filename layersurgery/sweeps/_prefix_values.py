@@ -256,7 +256,7 @@ def _all_same(frozen: Sequence[Any], values: Sequence[Any], given: Sequence[Any]
                 one, value
             )
         elif kind is tuple:  # a key and what it stands for
-            alike = _all_same(one, value, given, seen)
+            alike = (one[0] is value[0] and one[1] is value[1]) or _all_same(one, value, given, seen)
         else:
             alike = same(one, value, given, seen)
         if not alike:
