@@ -33,7 +33,11 @@ class Mutant:
 LEDGER, BLOCK, PARAMETERS, TAPS, CLOCK = (
     f"layersurgery/surgery/_{name}.py" for name in ("ledger", "surgery", "parameters", "taps", "clock")
 )
-WATCH, ORACLE = "layersurgery/sweeps/_watch.py", "layersurgery/sweeps/_oracle.py"
+WATCH, LOCAL, SHARING, PREFIX, REPLAY, STATE, VALUES = (
+    f"layersurgery/sweeps/_{name}.py"
+    for name in ("watch", "local", "sharing", "prefix", "prefix_replay", "prefix_state", "prefix_values")
+)
+GUARDS, SHARED = "tests/sweeps/test_prefix_guards.py", "tests/sweeps/test_sharing.py"
 MUTANTS = [
     Mutant(
         "1, 2: the parameter is not put back",
@@ -162,7 +166,56 @@ MUTANTS = [
         "    if False:\n",
         f"{SURGERY} -k refused_before",
     ),
-    Mutant("7: a site that never ran counts", ORACLE, "ran = self._watch.ran(site) or", "ran = True or", SWEEP),
+    Mutant(
+        "7: a site that never ran counts",
+        LOCAL,
+        "ran = self._watch.ran(site) or",
+        "ran = True or",
+        SWEEP,
+    ),
+    Mutant(
+        "sharing: it does not matter what a part is given",
+        REPLAY,
+        "    return same(call.inputs, (arguments, keywords), given.objects)",
+        "    return True",
+        GUARDS,
+    ),
+    Mutant(
+        "sharing: writes into what is kept go unseen",
+        VALUES,
+        "return self.version is None or self.tensor._version == self.version",
+        "return True",
+        GUARDS,
+    ),
+    Mutant(
+        "sharing: other weights below the site go unseen",
+        STATE,
+        "        made_over = {state.module for state in states if state.is_made_over()}\n",
+        "        made_over = set[nn.Module]()\n",
+        GUARDS,
+    ),
+    Mutant(
+        "sharing: the state of a module goes unseen",
+        STATE,
+        "        attributes = {*self._rewritten()}\n",
+        "        attributes = set[tuple[nn.Module, str]]()\n        states = []\n",
+        GUARDS,
+    ),
+    Mutant("2: a forward of ours stays", PREFIX, "            stand_in.leave(held)\n", "            pass\n", GUARDS),
+    Mutant(
+        "sharing: the first variant is not checked",
+        SHARING,
+        "        if not (_same_scores(scores, full) and (written or seen.digests == expected.digests)):\n",
+        "        if not scores:\n",
+        SHARED,
+    ),
+    Mutant(
+        "sharing: the base is of other samples",
+        SHARING,
+        "        if self._prefix is None or self._together is None or self._columns != columns:\n",
+        "        if self._prefix is None or self._together is None:\n",
+        SHARED,
+    ),
     Mutant(
         "2: the sweep's hooks stay",
         WATCH,
