@@ -220,6 +220,11 @@ def built(name: str) -> nn.Module:
     return model
 
 
+def fresh(name: str) -> nn.Module:
+    """The same, but a model of one's own: nnsight, for one, leaves forwards of its own on those that are shared."""
+    return built.__wrapped__(name)
+
+
 def inputs(name: str) -> dict:
     return ZOO[name][1]()
 

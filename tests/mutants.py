@@ -33,9 +33,9 @@ class Mutant:
 LEDGER, BLOCK, PARAMETERS, TAPS, CLOCK = (
     f"layersurgery/surgery/_{name}.py" for name in ("ledger", "surgery", "parameters", "taps", "clock")
 )
-WATCH, LOCAL, SHARING, PREFIX, REPLAY, STATE, VALUES = (
+WATCH, LOCAL, SHARING, PREFIX, RECORD, REPLAY, STATE = (
     f"layersurgery/sweeps/_{name}.py"
-    for name in ("watch", "local", "sharing", "prefix", "prefix_replay", "prefix_state", "prefix_values")
+    for name in ("watch", "local", "sharing", "prefix", "prefix_record", "prefix_replay", "prefix_state")
 )
 GUARDS, SHARED = "tests/sweeps/test_prefix_guards.py", "tests/sweeps/test_sharing.py"
 MUTANTS = [
@@ -182,8 +182,8 @@ MUTANTS = [
     ),
     Mutant(
         "sharing: writes into what is kept go unseen",
-        VALUES,
-        "return self.version is None or self.tensor._version == self.version",
+        RECORD,
+        "return [tensor._version for tensor in tensors] == versions",
         "return True",
         GUARDS,
     ),
@@ -207,13 +207,6 @@ MUTANTS = [
         SHARING,
         "        if not (_same_scores(scores, full) and (written or seen.digests == expected.digests)):\n",
         "        if not scores:\n",
-        SHARED,
-    ),
-    Mutant(
-        "sharing: the base is of other samples",
-        SHARING,
-        "        if self._prefix is None or self._together is None or self._columns != columns:\n",
-        "        if self._prefix is None or self._together is None:\n",
         SHARED,
     ),
     Mutant(

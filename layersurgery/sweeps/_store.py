@@ -126,7 +126,11 @@ class Store:
 
         with self._file.reading() as connection:
             entries = list(_store_export.scores(connection))
-        frame = pd.DataFrame.from_records(entries, columns=list(_store_export.COLUMNS))
+        columns = list(_store_export.COLUMNS)
+        try:
+            frame = pd.DataFrame.from_records(entries, columns=columns)
+        except UnicodeEncodeError:  # a text with half a character, which pandas' own strings do not take
+            frame = pd.DataFrame(entries, columns=columns, dtype=object)
         return frame.astype({name: kind for name, kind in _store_export.COLUMNS.items() if kind != "string"})
 
     def to_parquet(self, path: str | os.PathLike[str]) -> Path:

@@ -27,7 +27,7 @@ SAMPLES = list(range(12))
 
 @pytest.fixture
 def model():
-    return models.built("llama")
+    return models.fresh("llama")
 
 
 def row(sample):
@@ -57,8 +57,9 @@ def layers_run(model, monkeypatch, **settings):
         count[0] += 1
         return forward(self, *arguments)
 
+    sites = ls.select(model)  # which runs a copy of the model
     monkeypatch.setattr(kind, "forward", counted)
-    ls.sweep(model, score, SAMPLES, batch_size=4, **settings)
+    ls.sweep(model, score, SAMPLES, at=sites, batch_size=4, **settings)
     monkeypatch.undo()
     return count[0]
 

@@ -236,7 +236,7 @@ def test_an_interrupt_at_any_instant(model, path):
             scorer = Counting()
             scorer.cells = done
             try:
-                longest = 0.06 * (1 + attempt / 10)  # on a busy machine, nothing is done in less
+                longest = 0.06 * (1 + attempt / 40)  # on a busy machine, nothing is done in less
                 signal.setitimer(signal.ITIMER_REAL, random.uniform(0.001, longest))
                 table = sweep(model, scorer, SAMPLES, batch_size=2, store=path)
                 signal.setitimer(signal.ITIMER_REAL, 0)
@@ -248,7 +248,7 @@ def test_an_interrupt_at_any_instant(model, path):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)
     assert same(sweep(model, Counting(), SAMPLES, batch_size=2, store=path), expected)
-    assert interrupts > 5
+    assert interrupts > 2
     assert len(done) - len(set(done)) <= 2 * interrupts
     assert len(set(done)) == 24
     assert not ls.status(model)

@@ -348,7 +348,7 @@ def test_weights_that_are_lent_are_noticed():
 
 
 def test_models_that_do_not_generate():
-    model = models.built("vit")
+    model = models.fresh("vit")
     sites = ls.select(model)
     together, answered = check(model, lambda model, number: models.run(model, "vit"), sites)
     assert together.notes == []

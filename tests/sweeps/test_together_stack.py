@@ -69,7 +69,7 @@ def test_outputs_are_those_of_each_variant_alone(do, batch):
 @pytest.mark.parametrize("role", ["attention", "mlp", "norm", "layer"])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bert"])
 def test_roles(name, role):
-    model = models.built(name)
+    model = models.fresh(name)
     sites = [site for site in ls.select(model, role) if ".layer" in site.path or ".h." in site.path]
     together, answered = check(model, forward(use_cache=False) if name != "bert" else forward(), sites, ls.Scale(0.4))
     assert together.notes == []
