@@ -130,35 +130,41 @@ class LocalExecutor:
     def _evaluate(self, row: int, columns: list[int], left: list[int]) -> Scores | float:
         """One variant on some samples; `left` are the rows that are still to come for them, this one included."""
         job = self._job
-        samples, names = [job.samples[column] for column in columns], [job.names[column] for column in columns]
 
         def scored() -> Scores | float:
-            return call(job.score, job.model, samples, names, _where(job, row))
+            return self._scored(row, columns)
 
         if row == 0:
             return self._sharing.base(columns, scored) if self._pays_to_share else scored()
         site, surgery = job.sites[row - 1], job.surgeries[row - 1]
         if len(left) > 2 and self._sharing.lacks(columns):  # recalled from a store, or read before
-            self._sharing.base(columns, lambda: call(job.score, job.model, samples, names, _where(job, 0)))
+            self._sharing.base(columns, lambda: self._scored(0, columns))
         self._sharing.prepare(columns, [job.surgeries[other - 1] for other in left])
         self._watch.forget()
         with surgery(job.model):
             scores = self._sharing.variant(surgery, columns, scored)
             by_weights = surgery.steps[0].do.what == "parameters"
             ran = self._watch.ran(site) or self._sharing.ran(surgery)
-            ran = ran or (by_weights and self._is_used(row, samples[:1], names[:1]))
+            ran = ran or (by_weights and self._is_used(row, columns[0]))
             if not ran:
+                first, last = job.names[columns[0]], job.names[columns[-1]]
                 raise ScoringError(
-                    f"site {str(site)!r} never ran while samples {names[0]!r} to {names[-1]!r} were scored, so "
+                    f"site {str(site)!r} never ran while samples {first!r} to {last!r} were scored, so "
                     "nothing is known of it. Leave it out, or make sure that the scorer runs this part of the model"
                 )
         return scores
 
-    def _is_used(self, row: int, samples: Sequence[Any], names: Sequence[str]) -> bool:
+    def _is_used(self, row: int, column: int) -> bool:
         """Whether a module that was not called lends its parameters to one that was (torch's multi-head attention)."""
         with Uses(self._watch.parameters(self._job.sites[row - 1])) as uses:
-            call(self._job.score, self._job.model, samples, names, _where(self._job, row))
+            self._scored(row, [column])
         return uses.seen
+
+    def _scored(self, row: int, columns: list[int]) -> Scores | float:
+        """The scorer's answer on the model as it is now, said to be that of a row."""
+        job = self._job
+        samples, names = [job.samples[column] for column in columns], [job.names[column] for column in columns]
+        return call(job.score, job.model, samples, names, _where(job, row))
 
     def _in_order(self, columns: Sequence[int]) -> list[int]:
         length: Callable[[Any], int] | None = getattr(self._job.score, "length", None)

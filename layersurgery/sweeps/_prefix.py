@@ -12,6 +12,7 @@ from torch import nn
 
 from layersurgery.sites import Site
 from layersurgery.surgery._resolve import _around
+from layersurgery.sweeps._notes import Notes
 from layersurgery.sweeps._prefix_map import Map
 from layersurgery.sweeps._prefix_record import Forward, Pass, Record, Recorder
 from layersurgery.sweeps._prefix_replay import Moved, Replayer
@@ -69,17 +70,14 @@ class SharedPrefix:
         self._standing: Standing | None = None
         self._record = Record()
         self._recorded: list[Pass] = []
-        self._notes: dict[str, list[str]] = {}
-        self._limit = limit
+        self._notes = Notes()
+        self._limit, self._device = limit, _device_of_most(model)
         self.has_answered = False
 
     @property
     def notes(self) -> list[str]:
         """What is computed in full, and why, in words; empty: all that could be shared was."""
-        return [
-            f"{reason}: {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "") if paths else reason
-            for reason, paths in self._notes.items()
-        ]
+        return list(self._notes)
 
     @property
     def nbytes(self) -> int:
@@ -106,20 +104,20 @@ class SharedPrefix:
         self.forget()
         reason = cannot_share(self._parts.root, self._parts.modules)
         if reason:
-            self._tell(f"nothing of the model is shared between variants, since {reason}")
+            self._notes.tell(f"nothing of the model is shared between variants, since {reason}")
             yield
             return
         if self._standing is None or self._standing.changes():
             self._standing = Standing(self._parts.modules)
-        limit = _a_quarter_of_free_memory(self._parts.root) if self._limit is None else self._limit
+        limit = self._a_quarter_of_what_is_free() if self._limit is None else self._limit
         recorder = Recorder(self._parts, list(self._sites.values()), self._below, self._copied, limit)
         self._recorded = recorder.passes
         with _StandIns(self._parts.modules, recorder.called):
             yield
         if recorder.left_alone:
-            self._tell(recorder.left_alone)
+            self._notes.tell(recorder.left_alone)
         if recorder.problem:
-            self._tell(f"nothing of the model is shared between variants, since {recorder.problem}")
+            self._notes.tell(f"nothing of the model is shared between variants, since {recorder.problem}")
             return
         changes = self._standing.changes()
         self._volatile |= changes.attributes
@@ -146,12 +144,16 @@ class SharedPrefix:
         if site is not None:
             changed.update(self._sites[site] if site in self._sites else _modules(self._parts.root, site))
         record = Record(self._record.passes[first:], self._record.watched) if first else self._record
-        replayer = Replayer(record, Moved(self._parts, changed, unsettled), self._tell)
+        replayer = Replayer(record, Moved(self._parts, changed, unsettled), self._notes.tell)
         try:
             with _StandIns(replayer.watched, replayer.called):
                 yield
         finally:
             self.has_answered = replayer.has_answered
+
+    def _a_quarter_of_what_is_free(self) -> int | None:
+        free = None if self._device is None else free_on(self._device)
+        return None if free is None else free // 4
 
     def _judge(self, passes: list[Pass], changes: Changes) -> None:
         """Find the calls that cannot be answered for, since they do more than their output shows."""
@@ -175,14 +177,9 @@ class SharedPrefix:
                     why = "others write into what it gives (from the second batch on, it is copied)"
                     self._copied.add(call.module)
                 if why:
-                    self._tell(f"computed for each variant, since {why}", self._parts.paths[call.module])
+                    self._notes.tell(f"computed for each variant, since {why}", self._parts.paths[call.module])
                     call.problem = why
                     call.release()
-
-    def _tell(self, reason: str, path: str | None = None) -> None:
-        paths = self._notes.setdefault(reason, [])
-        if path is not None and path not in paths:
-            paths.append(path)
 
 
 class _StandIn:
@@ -247,11 +244,10 @@ class _StandIns(AbstractContextManager[None]):
             stand_in.leave(held)
 
 
-def _a_quarter_of_free_memory(model: nn.Module) -> int | None:
-    """Of the device on which most of the model is; None: cannot be told."""
+def _device_of_most(model: nn.Module) -> torch.device | None:
+    """The device on which most of a model is; None: it has no weights."""
     _, sizes = size_of(model)
-    free = free_on(torch.device(max(sizes, key=lambda device: sizes[device]))) if sizes else None
-    return None if free is None else free // 4
+    return torch.device(max(sizes, key=lambda device: sizes[device])) if sizes else None
 
 
 def _modules(model: nn.Module, site: Site) -> tuple[nn.Module, ...]:

@@ -111,8 +111,9 @@ class Sharing:
 
     def ran(self, surgery: Surgery) -> bool:
         """Whether the site of a variant took part in what was computed of it along with others."""
-        self._wrote = self._wrote or (self._together is not None and self._together.ran(surgery))
-        return self._together is not None and self._together.ran(surgery)
+        ran = self._together is not None and self._together.ran(surgery)
+        self._wrote = self._wrote or ran
+        return ran
 
     def forget(self) -> None:
         """Let go of what is kept of a micro-batch."""

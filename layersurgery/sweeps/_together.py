@@ -11,6 +11,7 @@ from torch import nn
 
 from layersurgery.surgery import Surgery
 from layersurgery.sweeps._memory import ran_out_of_memory
+from layersurgery.sweeps._notes import Notes
 from layersurgery.sweeps._prefix import SharedPrefix, _modules, _StandIns
 from layersurgery.sweeps._prefix_record import Forward
 from layersurgery.sweeps._prefix_state import Standing, hooks_on, is_patched
@@ -83,7 +84,7 @@ class Together:
         self._checked = False
         self._weights: Weights | None = None
         self._variants: dict[Surgery, Variant] = {}
-        self._notes: dict[str, list[str]] = {}
+        self._notes = Notes()
         self._rewrites = False
         self._looked = False
         self._off = False
@@ -92,10 +93,7 @@ class Together:
     @property
     def notes(self) -> list[str]:
         """What is computed for each variant on its own, and why, in words; empty: there is nothing of the kind."""
-        return [
-            f"{reason}: {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "") if paths else reason
-            for reason, paths in self._notes.items()
-        ]
+        return list(self._notes)
 
     def forget(self) -> None:
         """Let go of what is kept, of the shared prefix too."""
@@ -136,7 +134,7 @@ class Together:
                 if ran_out_of_memory(error):
                     raise
                 self._stacks = False
-                self._tell(f"variants are run one by one, since {_words(error)}")
+                self._notes.tell(f"variants are run one by one, since {_words(error)}")
         for writing in self._writings:
             if self._off or len(surgeries) < 2:
                 return
@@ -147,7 +145,7 @@ class Together:
                 if ran_out_of_memory(error):
                     raise
                 self._off = True
-                self._tell(f"variants are decoded one by one, since {_words(error)}")
+                self._notes.tell(f"variants are decoded one by one, since {_words(error)}")
 
     @contextmanager
     def answering(self, surgery: Surgery) -> Iterator[None]:
@@ -238,7 +236,7 @@ class Together:
             for short in self._shorts:
                 layer_of(self._model, variant, self._prefix.passes[short.number])
         except CannotError as error:
-            self._tell(f"run on its own, since {error}", surgery.steps[0].site.path)
+            self._notes.tell(f"run on its own, since {error}", surgery.steps[0].site.path)
             return None
         return variant
 
@@ -284,7 +282,9 @@ class Together:
             for group in self._groups(self._fit(writing, surgeries), each):
                 texts, tried = self._joint(writing, group, exactly)
                 if len(texts) < tried:
-                    self._tell("some variants are decoded on their own, since rounding may decide between two tokens")
+                    self._notes.tell(
+                        "some variants are decoded on their own, since rounding may decide between two tokens"
+                    )
                 self._compare(writing, texts)
                 writing.texts.update(texts)
 
@@ -298,7 +298,7 @@ class Together:
                     raise
                 for variant in group:
                     if error.module in variant.weights:
-                        self._tell(f"decoded on its own, since {error}", variant.surgery.steps[0].site.path)
+                        self._notes.tell(f"decoded on its own, since {error}", variant.surgery.steps[0].site.path)
                 group = [variant for variant in group if error.module not in variant.weights]
         return {}, 0
 
@@ -326,7 +326,7 @@ class Together:
                 if not before.isdisjoint(variant.weights):
                     raise CannotError("it changes what runs before the first step")
             except CannotError as error:
-                self._tell(f"decoded on its own, since {error}", surgery.steps[0].site.path)
+                self._notes.tell(f"decoded on its own, since {error}", surgery.steps[0].site.path)
                 continue
             yield variant
 
@@ -373,11 +373,6 @@ class Together:
         if exactly and not torch.equal(alone, texts[surgery]):
             raise CannotError(f"the tokens of a variant are others then ({surgery.steps[0].site.path})")
         self._trusted = True
-
-    def _tell(self, reason: str, path: str | None = None) -> None:
-        paths = self._notes.setdefault(reason, [])
-        if path is not None and path not in paths:
-            paths.append(path)
 
 
 _NEXT_TO_NOTHING = 2**12  # bytes

@@ -16,17 +16,19 @@ from layersurgery.sweeps._together import Together
 from tests import models
 from tests.scoring import tiny
 from tests.scoring.test_choices import TEXT, VISION
+from tests.sweeps.test_prefix import Counting
 
 
-def check(model, run, sites, do=None, together=None, batches=2):
+def check(model, run, sites, do=None, together=None, batches=2, alike=None):
     """Base and variants one by one and together; gives `together` and which variants were computed by it."""
+    alike = equal if alike is None else alike
     cuts = [ls.Surgery(at=site, do=ls.Zero() if do is None else do) for site in sites]
     together = Together(model, SharedPrefix(model, sites)) if together is None else together
     answered = []
     for number in range(batches):
         full = run(model, number)
         with together.recording():
-            assert equal(run(model, number), full)
+            assert alike(run(model, number), full)
         with testing.restored(model):
             together.compute(cuts)
         answered = [cut.sites[0] for cut in cuts if together.ran(cut)]
@@ -35,7 +37,8 @@ def check(model, run, sites, do=None, together=None, batches=2):
                 full = run(model, number)
                 with testing.restored(model), together.answering(cut):
                     got = run(model, number)
-            assert equal(got, full), cut
+            assert alike(got, full), cut
+            assert type(got) is type(full)
     return together, answered
 
 
@@ -127,30 +130,6 @@ def test_the_model_runs_once_for_each_step():
     with cuts[1](model), together.answering(cuts[1]), Counting(nn.Linear) as counting:
         greedy(model, inputs)
     assert counting.calls == 0
-
-
-class Counting:
-    """Counts calls of all modules of a class."""
-
-    def __init__(self, kind):
-        self.kind, self.calls = kind, 0
-
-    def __enter__(self):
-        def note(module, *_):
-            self.calls += isinstance(module, self.kind)
-
-        original = self.kind.forward
-        self.original = original
-
-        def forward(module, *arguments, **keywords):
-            note(module)
-            return original(module, *arguments, **keywords)
-
-        self.kind.forward = forward
-        return self
-
-    def __exit__(self, *_):
-        self.kind.forward = self.original
 
 
 @pytest.mark.parametrize("name", [*(name for name in TEXT if name not in VISION), *VISION])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 
@@ -12,8 +14,8 @@ from layersurgery.sweeps._prefix import SharedPrefix
 from layersurgery.sweeps._together import Together
 from tests import models
 from tests.scoring import tiny
-from tests.sweeps.test_prefix import tensors
-from tests.sweeps.test_together import Counting
+from tests.sweeps import test_together
+from tests.sweeps.test_prefix import Counting, tensors
 
 
 def close(one, other):
@@ -23,26 +25,7 @@ def close(one, other):
     )
 
 
-def check(model, run, sites, do=None, together=None, batches=2):
-    """Base and variants one by one and together; gives `together` and which variants were computed by it."""
-    cuts = [ls.Surgery(at=site, do=ls.Zero() if do is None else do) for site in sites]
-    together = Together(model, SharedPrefix(model, sites)) if together is None else together
-    answered = []
-    for number in range(batches):
-        full = run(model, number)
-        with together.recording():
-            assert close(run(model, number), full)
-        with testing.restored(model):
-            together.compute(cuts)
-        answered = [cut.sites[0] for cut in cuts if together.ran(cut)]
-        for cut in cuts:
-            with cut(model):
-                full = run(model, number)
-                with testing.restored(model), together.answering(cut):
-                    got = run(model, number)
-            assert close(got, full), cut
-            assert type(got) is type(full)
-    return together, answered
+check = functools.partial(test_together.check, alike=close)
 
 
 def forward(batch=2, length=6, **settings):
