@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -14,12 +12,13 @@ from layersurgery.sites import Site
 from layersurgery.surgery._resolve import _around
 from layersurgery.sweeps._notes import Notes
 from layersurgery.sweeps._prefix_map import Map
-from layersurgery.sweeps._prefix_record import Forward, Pass, Record, Recorder
+from layersurgery.sweeps._prefix_probe import find_tail
+from layersurgery.sweeps._prefix_record import Pass, Record, Recorder
 from layersurgery.sweeps._prefix_replay import Moved, Replayer
 from layersurgery.sweeps._prefix_state import Changes, Standing, cannot_share, hooks_on, is_patched
+from layersurgery.sweeps._prefix_tail import Tail
+from layersurgery.sweeps._stand_ins import StandIns
 from layersurgery.sweeps._usage import free_on, size_of
-
-Called = Callable[[nn.Module, Forward, "tuple[Any, ...]", "dict[str, Any]"], Any]
 
 
 class SharedPrefix:
@@ -41,6 +40,7 @@ class SharedPrefix:
 
     Attributes:
         has_answered: whether anything was left out in the last variant.
+        has_cut: whether positions that are not scored were.
 
     Raises:
         ModelMismatchError: if a site is not in the model.
@@ -68,11 +68,12 @@ class SharedPrefix:
         self._copied: set[nn.Module] = set()
         self._volatile: set[tuple[nn.Module, str]] = set()
         self._standing: Standing | None = None
+        self._tail: Tail | None = None
         self._record = Record()
         self._recorded: list[Pass] = []
         self._notes = Notes()
         self._limit, self._device = limit, _device_of_most(model)
-        self.has_answered = False
+        self.has_answered = self.has_cut = False
 
     @property
     def notes(self) -> list[str]:
@@ -94,6 +95,17 @@ class SharedPrefix:
         """The calls that the scorer made on the unmodified model, as far as they were recorded by now."""
         return tuple(self._recorded)
 
+    @property
+    def has_tail(self) -> bool:
+        """Whether there is something at the end of the model of which only scored positions are computed."""
+        return self._tail is not None and bool(self._tail.modules)
+
+    def compute_all_positions(self, why: str) -> None:
+        """From now on, at the end of the model too."""
+        if self._tail is not None:
+            self._tail.modules = frozenset()
+        self._notes.tell(f"positions that are not scored are computed in the last layer, too, since {why}")
+
     def forget(self) -> None:
         """Let go of what is kept."""
         self._record, self._recorded = Record(), []
@@ -112,7 +124,7 @@ class SharedPrefix:
         limit = self._a_quarter_of_what_is_free() if self._limit is None else self._limit
         recorder = Recorder(self._parts, list(self._sites.values()), self._below, self._copied, limit)
         self._recorded = recorder.passes
-        with _StandIns(self._parts.modules, recorder.called):
+        with StandIns(self._parts.modules, recorder.called):
             yield
         if recorder.left_alone:
             self._notes.tell(recorder.left_alone)
@@ -125,6 +137,8 @@ class SharedPrefix:
         self._record = Record.of(recorder.passes)
         if changes:
             self._standing = Standing(self._parts.modules)
+        elif self._tail is None:
+            self._tail = find_tail(self._parts, self._record, list(self._sites.values()))
 
     @contextmanager
     def replaying(self, site: Site | None, first: int = 0) -> Iterator[None]:
@@ -134,7 +148,7 @@ class SharedPrefix:
             site: where the variant differs; None: nowhere.
             first: which of the recorded calls the first one to come is.
         """
-        self.has_answered = False
+        self.has_answered = self.has_cut = False
         if not self._record.passes or self._standing is None:
             yield
             return
@@ -144,12 +158,13 @@ class SharedPrefix:
         if site is not None:
             changed.update(self._sites[site] if site in self._sites else _modules(self._parts.root, site))
         record = Record(self._record.passes[first:], self._record.watched) if first else self._record
-        replayer = Replayer(record, Moved(self._parts, changed, unsettled), self._notes.tell)
+        tail = self._tail if self._tail and not unsettled and self._tail.serves(changed) else None
+        replayer = Replayer(record, Moved(self._parts, changed, unsettled), self._notes.tell, tail)
         try:
-            with _StandIns(replayer.watched, replayer.called):
+            with StandIns(replayer.watched, replayer.called):
                 yield
         finally:
-            self.has_answered = replayer.has_answered
+            self.has_answered, self.has_cut = replayer.has_answered or replayer.has_cut, replayer.has_cut
 
     def _a_quarter_of_what_is_free(self) -> int | None:
         free = None if self._device is None else free_on(self._device)
@@ -180,68 +195,6 @@ class SharedPrefix:
                     self._notes.tell(f"computed for each variant, since {why}", self._parts.paths[call.module])
                     call.problem = why
                     call.release()
-
-
-class _StandIn:
-    """A module's forward while a block is open."""
-
-    def __init__(self, module: nn.Module, called: Called) -> None:
-        self._module = module
-        self._called: Called | None = called
-        self._before = vars(module).get("forward")
-        self.__wrapped__: Forward = module.forward  # whose signature is the one that is shown
-
-    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        if self._called is None:
-            return self.__wrapped__(*arguments, **keywords)
-        return self._called(self._module, self.__wrapped__, arguments, keywords)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _own_forward, (self._module,)  # a copy of the module runs on its own
-
-    def leave(self, held: dict[str, Any]) -> None:
-        """Let the module be as before, and do nothing more wherever somebody may have kept this."""
-        self._called = None
-        if held.get("forward") is self:
-            if self._before is None:
-                del held["forward"]
-            else:
-                held["forward"] = self._before
-
-
-def _own_forward(module: nn.Module) -> Forward:
-    return types.MethodType(type(module).forward, module)
-
-
-class _StandIns(AbstractContextManager[None]):
-    """Lets `called` run in place of modules' forward; afterwards all is as it was, whatever happens.
-
-    When dropped without having been left, too: an interrupt may come just when it is about to be.
-    """
-
-    def __init__(self, modules: Iterable[nn.Module], called: Called) -> None:
-        self._modules, self._called = modules, called
-        self._placed: list[tuple[dict[str, Any], _StandIn]] = []
-
-    def __enter__(self) -> None:
-        try:
-            for module in self._modules:
-                stand_in = _StandIn(module, self._called)
-                self._placed.append((vars(module), stand_in))
-                vars(module)["forward"] = stand_in
-        except BaseException:
-            self._leave()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        self._leave()
-
-    def __del__(self) -> None:
-        self._leave()
-
-    def _leave(self) -> None:
-        for held, stand_in in self._placed:
-            stand_in.leave(held)
 
 
 def _device_of_most(model: nn.Module) -> torch.device | None:

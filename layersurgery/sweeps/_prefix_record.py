@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +15,8 @@ from torch import nn
 from layersurgery.sweeps._prefix_map import Map
 from layersurgery.sweeps._prefix_state import Chance, World, captured, is_traced
 from layersurgery.sweeps._prefix_values import Clones, Freezer, Held, Reach, UnknownValueError, shallow
+from layersurgery.sweeps._stand_ins import Forward
 
-Forward = Callable[..., Any]
 LATER_STEPS = "calls with a KV cache that holds something already, such as later steps of a generation, run in full"
 NEVER = math.inf  # as a cut: nothing that was changed takes part
 

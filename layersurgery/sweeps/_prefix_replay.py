@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 from layersurgery.sweeps._prefix_map import Map
-from layersurgery.sweeps._prefix_record import Call, Forward, Pass, Record, starting
+from layersurgery.sweeps._prefix_record import Call, Pass, Record, starting
 from layersurgery.sweeps._prefix_state import World, is_patched
+from layersurgery.sweeps._prefix_tail import Kept, Tail
 from layersurgery.sweeps._prefix_values import Reach, pour, same, thaw
+from layersurgery.sweeps._stand_ins import Forward
 
 
 class Moved:
@@ -44,14 +46,21 @@ class Replayer:
         record: what was recorded.
         moved: what is not as it was then.
         tell: is told in words why something is run in full.
+        tail: the modules of which only scored positions are needed; None: there are none.
+
+    Attributes:
+        has_answered: whether anything was left out.
+        has_cut: whether positions were left out.
     """
 
-    def __init__(self, record: Record, moved: Moved, tell: Callable[[str], None]) -> None:
+    def __init__(self, record: Record, moved: Moved, tell: Callable[[str], None], tail: Tail | None = None) -> None:
         self._record, self._moved, self._tell = record, moved, tell
+        self._tail = tail
+        self._kept: Kept | None = None
         self._silent = silent_among(moved.changed)
         self._thread = threading.get_ident()
         self._count = 0
-        self.has_answered = False
+        self.has_answered = self.has_cut = False
         self._running = False
         self._script: list[tuple[nn.Module, Call | None]] = []
         self._line = 0
@@ -59,7 +68,7 @@ class Replayer:
     @property
     def watched(self) -> set[nn.Module]:
         """The modules whose calls must come here."""
-        return self._record.watched | self._silent
+        return self._record.watched | self._silent | (self._tail.modules if self._tail else frozenset())
 
     def called(self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """Run a module, in place of its forward, or answer for it."""
@@ -71,14 +80,23 @@ class Replayer:
             self.has_answered = self.has_answered or zeros is not None
             return forward(*arguments, **keywords) if zeros is None else zeros
         if self._running:
+            if self._kept is not None and self._tail is not None and module in self._tail.modules:
+                output = self._tail.run(module, forward, arguments, keywords, self._kept)
+                self.has_cut = self.has_cut or self._kept.has_left_out
+                return output
             return self._next(module, forward, arguments, keywords)
         self._running = True
         try:
             self._begin(module, forward, arguments, keywords)
-            return self._next(module, forward, arguments, keywords)
+            output = self._next(module, forward, arguments, keywords)
+            if self._kept is not None and self._tail is not None and not self._tail.is_sound(output):
+                self._tail = self._kept = None
+                self._stop("positions that are not scored matter in a variant: such calls run in full")
+                output = forward(*arguments, **keywords)
+            return output
         finally:
             self._running = False
-            self._script = []
+            self._script, self._kept = [], None
 
     def _begin(self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         """Look up what was recorded of this call by the scorer."""
@@ -96,6 +114,7 @@ class Replayer:
             return
         if not recorded.problem:
             self._script = script(recorded, self._moved, self._record.watched)
+            self._kept = self._tail.kept(recorded, arguments, keywords) if self._tail else None
 
     def _next(self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         if self._line >= len(self._script):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -181,6 +182,12 @@ class World:
                 *((torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds),
             )
         )
+
+    @contextmanager
+    def again(self) -> Iterator[bool]:
+        """As far as it can be had again; whether it can."""
+        with torch.inference_mode(self.settings[1]), torch.set_grad_enabled(self.settings[0]):
+            yield World.now() == self
 
 
 class Chance:

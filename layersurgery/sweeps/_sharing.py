@@ -27,9 +27,10 @@ Scored = Callable[[], "Scores | float"]
 class Sharing:
     """Runs the base and its variants on a micro-batch, so that they share what is the same.
 
-    The first variant that shares anything is evaluated a second time, in full. Where the two differ in a single bit of
-    what the model gave, or in a token of a text that was written along with those of other variants, nothing is shared
-    from there on, and `notes` says so.
+    The first variant that shares anything is evaluated a second time, in full, and so is the first of which positions
+    were left out that are not scored, as a rule the same. Where the two differ in a single bit of what the model gave,
+    or in a token of a text that was written along with those of other variants, nothing of the kind is shared from
+    there on, and `notes` says so.
 
     Args:
         module: the model itself.
@@ -45,7 +46,7 @@ class Sharing:
         self._enabled = bool(share)
         self._inexact = share == "all"
         self._wrote = False
-        self._checked = False
+        self._checked = self._checked_cut = False
         self._columns: list[int] | None = None
         self._prepared = False
         self._notes: list[str] = []
@@ -60,11 +61,15 @@ class Sharing:
         return (*self._notes, *shared, *together)
 
     def in_order(self, rows: list[int]) -> list[int]:
-        """The rows in the order in which to run them: the base first, and before the check the one that shares most."""
-        if not self._enabled or self._checked or len(rows) < 2:
+        """The rows in the order in which to run them: the base first, and before the check the last site but one.
+
+        Of all whose changes are over when the last layer begins, it shares most.
+        """
+        if not self._enabled or self._checked or len(rows) < 3:
             return rows
         base = rows[:1] if rows[0] == 0 else []
-        return [*base, rows[-1], *rows[len(base) : -1]]
+        rest = rows[len(base) :]
+        return [*base, rest[-2], *rest[:-2], rest[-1]]
 
     def lacks(self, columns: list[int]) -> bool:
         """Whether a base on these columns would be of use to their variants."""
@@ -94,18 +99,24 @@ class Sharing:
         """The scorer's answer on a variant, while its surgery is in force."""
         if self._prefix is None or self._together is None or self._columns != columns:
             return scored()
-        if self._checked:
+        if self._checked and (self._checked_cut or not self._prefix.has_tail):
             with self._together.answering(surgery):
                 return scored()
         with _Outputs.of(self._module) as seen, self._together.answering(surgery):
             scores = scored()
-        written = self._together.ran(surgery)
-        if self._inexact if written else not self._prefix.has_answered:
+        written, cut = self._together.ran(surgery), self._prefix.has_cut
+        telling = (not self._inexact if written else self._prefix.has_answered) and (cut or not self._checked)
+        if not telling:
             return scores
         with _Outputs.of(self._module) as expected:
             full = scored()
-        self._checked = True
-        if not (_same_scores(scores, full) and (written or seen.digests == expected.digests)):
+        same = _same_scores(scores, full) and (written or seen.digests == expected.digests)
+        if not same and cut:
+            self._prefix.compute_all_positions(f"it made a difference at {surgery}")
+        elif same:
+            self._checked, self._checked_cut = True, self._checked_cut or cut
+        else:
+            self._checked = True
             self._give_up(surgery, full, scored)
         return full
 

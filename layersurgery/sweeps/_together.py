@@ -12,10 +12,10 @@ from torch import nn
 from layersurgery.surgery import Surgery
 from layersurgery.sweeps._memory import ran_out_of_memory
 from layersurgery.sweeps._notes import Notes
-from layersurgery.sweeps._prefix import SharedPrefix, _modules, _StandIns
-from layersurgery.sweeps._prefix_record import Forward
+from layersurgery.sweeps._prefix import SharedPrefix, _modules
 from layersurgery.sweeps._prefix_state import Standing, hooks_on, is_patched
 from layersurgery.sweeps._prefix_values import Freezer, Reach, UnknownValueError, thaw
+from layersurgery.sweeps._stand_ins import Forward, StandIns
 from layersurgery.sweeps._together_answers import ForwardAnswers, GenerateAnswers
 from layersurgery.sweeps._together_generate import (
     Joint,
@@ -109,7 +109,7 @@ class Together:
         try:
             with (
                 self._prefix.recording(),
-                _StandIns([self._model] if self._stacks else [], self._noted),
+                StandIns([self._model] if self._stacks else [], self._noted),
                 self._writing_down() if looks else nullcontext(),
             ):
                 yield
@@ -153,7 +153,7 @@ class Together:
         site = surgery.steps[0].site
         if self._has_stacked(surgery):
             answers = ForwardAnswers(self._shorts, self._prefix.passes, surgery)
-            with _StandIns([self._model], answers):
+            with StandIns([self._model], answers):
                 yield
             return
         if not any(surgery in writing.texts for writing in self._writings):

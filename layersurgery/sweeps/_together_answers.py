@@ -10,9 +10,10 @@ from torch import nn
 
 from layersurgery.surgery import Surgery
 from layersurgery.sweeps._prefix import SharedPrefix
-from layersurgery.sweeps._prefix_record import Forward, Pass
+from layersurgery.sweeps._prefix_record import Pass
 from layersurgery.sweeps._prefix_state import World
 from layersurgery.sweeps._prefix_values import same
+from layersurgery.sweeps._stand_ins import Forward
 from layersurgery.sweeps._together_generate import Writing
 from layersurgery.sweeps._together_stack import Short, is_short
 

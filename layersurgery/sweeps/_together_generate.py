@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from layersurgery.surgery import Surgery
-from layersurgery.sweeps._prefix import SharedPrefix, _StandIns
-from layersurgery.sweeps._prefix_record import Forward, Pass
+from layersurgery.sweeps._prefix import SharedPrefix
+from layersurgery.sweeps._prefix_record import Pass
 from layersurgery.sweeps._prefix_state import Chance, World
 from layersurgery.sweeps._prefix_values import Freezer, Reach, UnknownValueError, same, thaw
+from layersurgery.sweeps._stand_ins import Forward, StandIns
 from layersurgery.sweeps._together_cache import Growing
 from layersurgery.sweeps._together_rows import Rowwise, Variant
 from layersurgery.sweeps._together_values import Attributes, CannotError, Merged, Placed
@@ -91,8 +92,8 @@ def under(world: World) -> Iterator[None]:
     Raises:
         CannotError: if they cannot be had again.
     """
-    with torch.inference_mode(world.settings[1]), torch.set_grad_enabled(world.settings[0]):
-        if World.now() != world:
+    with world.again() as same:
+        if not same:
             raise CannotError("the model is called under autocast or in another dtype")
         yield
 
@@ -168,7 +169,7 @@ class Joint:
         given["logits_processor"] = [margins]
         with (
             Placed(self._model, "_expand_inputs_for_generation", self._expand),
-            _StandIns([self._model, *self._rowwise.modules], self._called),
+            StandIns([self._model, *self._rowwise.modules], self._called),
             Growing(longest(self._model, given)),
         ):
             together = self._model.generate(**given)

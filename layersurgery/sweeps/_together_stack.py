@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from layersurgery.surgery import Surgery
-from layersurgery.sweeps._prefix import _StandIns
-from layersurgery.sweeps._prefix_record import Forward, Pass
+from layersurgery.sweeps._prefix_record import Pass
 from layersurgery.sweeps._prefix_values import Freezer, Held, Reach, UnknownValueError, same, thaw
+from layersurgery.sweeps._stand_ins import Forward, StandIns
 from layersurgery.sweeps._together_rows import Rowwise, Variant
 from layersurgery.sweeps._together_values import CannotError
 
@@ -123,7 +123,7 @@ class Stack:
         if not same(self._recorded.inputs, (arguments, keywords)):
             raise CannotError("what the model was given has changed since")
         arguments, keywords = self._repeated(arguments), self._repeated(keywords)
-        with _StandIns([*self._heads, *self._rowwise.modules], self._called):
+        with StandIns([*self._heads, *self._rowwise.modules], self._called):
             if not watched:
                 return self._model(*arguments, **keywords)
             with self._rowwise.watching():

@@ -13,7 +13,7 @@ from torch import nn
 
 import layersurgery as ls
 from layersurgery.sweeps._prefix import SharedPrefix
-from tests.benchmarks._sweep_shapes import Case, Given, Place, together
+from tests.benchmarks._sweep_shapes import ASKED, Case, Given, Place, together
 
 
 class CannotRunError(Exception):
@@ -101,7 +101,7 @@ class NNsightTraces(Method):
     @torch.no_grad()
     def output(self, place: Place) -> torch.Tensor:
         batch, row = place
-        given = {**self.batches[batch], "use_cache": False}
+        given = {**self.batches[batch], **ASKED}
         if row == 0:
             with self.envoy.trace(**given):
                 logits = self.envoy.output.logits.save()

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NoReturn
 import torch
 
 from tests.benchmarks._sweep_methods import CannotRunError, Method, zeroed
-from tests.benchmarks._sweep_shapes import Case, Place
+from tests.benchmarks._sweep_shapes import ASKED, Case, Place
 
 PEERS = ("pyvene", "nnterp", "transformer-lens")
 _ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ class Pyvene(Peer):
     @torch.no_grad()
     def output(self, place: Place) -> torch.Tensor:
         batch, row = place
-        given = {**self.batches[batch], "use_cache": False}
+        given = {**self.batches[batch], **ASKED}
         if row == 0:
             return self.model(**given).logits
         component = f"{self.sites[row - 1].path}.output"
@@ -77,10 +77,10 @@ class NNterp(Peer):
         batch, row = place
         given = dict(self.batches[batch])
         if row == 0:
-            with self.envoy.trace(given, use_cache=False):
+            with self.envoy.trace(given, **ASKED):
                 logits = self.envoy.logits.save()
             return logits  # noqa: RET504 - nnsight runs the block, and it must not return
-        with self.envoy.trace(given, use_cache=False):
+        with self.envoy.trace(given, **ASKED):
             self.envoy.attentions_output[row - 1][:] = 0
             logits = self.envoy.logits.save()
         return logits  # noqa: RET504 - nnsight runs the block, and it must not return
@@ -103,7 +103,7 @@ class TransformerLens(Peer):
         given = dict(self.batches[batch])
         hooks = [(f"blocks.{row - 1}.attn.hook_out", lambda output, hook: zeroed(output))] if row else []
         tokens = given.pop("input_ids")
-        return self.bridge.run_with_hooks(tokens, fwd_hooks=hooks, use_cache=False, **given)
+        return self.bridge.run_with_hooks(tokens, fwd_hooks=hooks, use_cache=False, **given)[:, -1:]
 
 
 def run_in(directory: str) -> NoReturn:

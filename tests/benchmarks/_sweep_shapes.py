@@ -13,6 +13,7 @@ from torch import nn
 
 Given = dict[str, Any]
 Place = tuple[int, int]  # a micro-batch, and a row: 0 is the unmodified model, i + 1 the model with site i changed
+ASKED: Given = {"use_cache": False, "logits_to_keep": 1}  # as whoever scores options asks it
 _WORDS = 1024
 
 
@@ -42,7 +43,7 @@ class Case:
     def run(self, model: Any, given: Given) -> torch.Tensor:
         """What a scorer looks at: the logits, or the generated tokens."""
         if not self.new_tokens:
-            return model(**given, use_cache=False).logits
+            return model(**given, **ASKED).logits
         steps = {"max_new_tokens": self.new_tokens, "min_new_tokens": self.new_tokens}
         tokens = model.generate(**given, attention_mask=torch.ones_like(given["input_ids"]), do_sample=False, **steps)
         return tokens[:, given["input_ids"].shape[1] :]

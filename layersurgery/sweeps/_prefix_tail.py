@@ -1,0 +1,182 @@
+"""The end of a forward: where only some positions are scored, the last layer's matrices need no others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from layersurgery.sweeps._prefix_map import Map
+from layersurgery.sweeps._prefix_record import Pass
+from layersurgery.sweeps._prefix_state import hooks_on, is_patched
+from layersurgery.sweeps._prefix_values import Reach
+from layersurgery.sweeps._stand_ins import Forward
+
+
+class Tail:
+    """Linear modules in the last layer of which a call needs only some positions, as `logits_to_keep` tells.
+
+    Keys and values of earlier positions are needed at all later ones; queries, what attention gives, and a feed-forward
+    are not. Which modules are of that kind is seen in the unmodified model: not-a-number, put in the place of all other
+    positions, must not reach anything that the model gives. Rows of a product of matrices may depend on their number in
+    the last digit, so that for each shape a module runs in full once, and all must agree to the last bit.
+
+    Args:
+        parts: how the model's modules are nested.
+        recorded: a call of the unmodified model.
+        modules: those of which only some positions are needed.
+    """
+
+    def __init__(self, parts: Map, recorded: Pass, modules: Sequence[nn.Linear]) -> None:
+        self.modules = frozenset(modules)
+        begin = min((recorded.first[module] for module in modules), default=len(recorded.events))
+        # What runs from there on, or holds that: a change in it may look at positions that are left out.
+        self._around = {*recorded.events[begin:], *parts.above(modules)}
+        self._agree: dict[tuple[Any, ...], bool] = {}
+
+    def serves(self, changed: Collection[nn.Module]) -> bool:
+        """Whether a variant in which these modules are changed is over with all of its changes when the tail begins."""
+        return bool(self.modules) and self._around.isdisjoint(changed)
+
+    def kept(self, recorded: Pass, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Kept | None:
+        """The positions that a call asks for; None: all of them, or somebody looks at what modules give."""
+        asked = asked_for(keywords)
+        if asked is None or self.modules.isdisjoint(recorded.first) or any(map(hooks_on, self._around)):
+            return None
+        if Reach.of((arguments, *keywords.values())).objects:
+            return None  # could not be run again, since a cache that it was given is filled by then
+        return Kept(asked)
+
+    def run(
+        self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any], kept: Kept
+    ) -> Any:
+        """What a module gives at the positions that are kept, and not-a-number elsewhere; or all of it."""
+        states = arguments[0] if len(arguments) == 1 and not keywords else None
+        chosen = kept.of(states) if isinstance(states, torch.Tensor) and states.dim() == 3 else ()
+        if states is None or not chosen:
+            return forward(*arguments, **keywords)
+        rows = torch.tensor(chosen, device=states.device)
+        weight = cast(torch.Tensor, module.weight)
+        like = (states.shape, states.stride(), states.dtype, states.device)
+        key = (*like, weight.shape, weight.stride(), weight.dtype, cast(Any, module.bias) is None, chosen)
+        if key not in self._agree:
+            full = forward(states)
+            self._agree[key] = torch.equal(forward(states.index_select(1, rows)), full.index_select(1, rows))
+            return full
+        if not self._agree[key]:
+            return forward(states)
+        kept.has_left_out = True
+        return _spread(forward, states, rows)
+
+    def is_sound(self, output: Any) -> bool:
+        """Whether what a variant gave holds no not-a-number, which would come from positions that are left out."""
+        logits = getattr(output, "logits", None)
+        found = [logits] if isinstance(logits, torch.Tensor) else Reach.of(output).tensors
+        first = next((one for one in found if one.is_floating_point()), None)
+        return first is None or not math.isnan(first.sum(dtype=torch.float32).item())
+
+
+class Probe(Tail):
+    """One module of which the other positions are made not-a-number, to see whether they matter."""
+
+    def run(
+        self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any], kept: Kept
+    ) -> Any:
+        """All that the module gives, but for the positions that are not kept."""
+        output = forward(*arguments, **keywords)
+        chosen = kept.of(output)
+        if not chosen:
+            return output
+        kept.has_left_out = True
+        rows = torch.tensor(chosen, device=output.device)
+        return torch.full_like(output, math.nan).index_copy_(1, rows, output.index_select(1, rows))
+
+    def is_sound(self, output: Any) -> bool:
+        """It is what shall be seen."""
+        return True
+
+
+class Kept:
+    """The positions that a call asks for.
+
+    Args:
+        asked: how many of the last ones, or which.
+
+    Attributes:
+        has_left_out: whether others were left out.
+
+    Examples:
+        >>> Kept(1).of(torch.zeros(1, 64, 2))[-3:]
+        (61, 62, 63)
+        >>> Kept(1).of(torch.zeros(1, 8, 2))  # it does not pay
+        ()
+    """
+
+    def __init__(self, asked: int | torch.Tensor) -> None:
+        self.has_left_out = False
+        self._asked = set(asked.tolist()) if isinstance(asked, torch.Tensor) else asked
+        self._chosen: dict[tuple[int, int], tuple[int, ...]] = {}
+
+    def of(self, states: torch.Tensor) -> tuple[int, ...]:
+        """Which positions of [batch, positions, width] to compute; none: all, since it does not pay to leave any out.
+
+        Products with very few rows are computed in another way, so that a few more are taken along.
+        """
+        batch, length = states.shape[:2]
+        if (batch, length) not in self._chosen:
+            asked = self._asked
+            chosen = set(range(length - asked, length)) if isinstance(asked, int) else set(asked)
+            more = iter(range(length - 1, -1, -1))
+            while len(chosen) < min(length, math.ceil(_ROWS / batch)):
+                chosen.add(next(more))
+            pays = 2 * len(chosen) <= length and min(chosen) >= 0 and max(chosen) < length
+            self._chosen[batch, length] = tuple(sorted(chosen)) if pays else ()
+        return self._chosen[batch, length]
+
+
+_ROWS = 16
+
+
+def asked_for(keywords: dict[str, Any]) -> int | torch.Tensor | None:
+    """Of how many of the last positions, or of which, a call wants logits; None: of all.
+
+    Examples:
+        >>> asked_for({"logits_to_keep": 1})
+        1
+        >>> asked_for({"logits_to_keep": 0}) is None  # as transformers has it
+        True
+    """
+    asked = keywords.get("logits_to_keep")
+    if isinstance(asked, int) and not isinstance(asked, bool):
+        return asked if asked > 0 else None
+    if (
+        isinstance(asked, torch.Tensor)
+        and asked.dim() == 1
+        and len(asked)
+        and asked.dtype in (torch.int64, torch.int32)
+    ):
+        return asked
+    return None
+
+
+def candidates(recorded: Pass, sites: Sequence[tuple[nn.Module, ...]], parts: Map) -> list[nn.Linear]:
+    """Linear modules that began with or after the last site, and ran once."""
+    last = max((cut for cut in (recorded.cut(site, parts) for site in sites) if cut < math.inf), default=math.inf)
+    if last == math.inf:
+        return []
+    late = recorded.events[int(last) :]
+    return [
+        module
+        for module in dict.fromkeys(late)
+        if type(module) is nn.Linear and recorded.events.count(module) == 1 and not is_patched(module)
+    ]
+
+
+def _spread(forward: Forward, states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """What a module gives at some positions, and not-a-number at all others."""
+    part = forward(states.index_select(1, rows))
+    whole = part.new_full((part.shape[0], states.shape[1], part.shape[2]), math.nan)
+    return whole.index_copy_(1, rows, part)
