@@ -192,14 +192,14 @@ class Recorder:
         if around is not None and self._may_be_needed(module, around, here):
             call = Call(module, begin)
             around.inside.append(call)
-            output = self._recorded(call, forward, arguments, keywords)
-        else:
-            self._around.append(None)
-            try:
-                output = forward(*arguments, **keywords)
-            finally:
-                self._around.pop()
-        return output
+            return self._recorded(call, forward, arguments, keywords)
+        if around is None:  # what it calls in turn is not recorded either
+            return forward(*arguments, **keywords)
+        self._around.append(None)
+        try:
+            return forward(*arguments, **keywords)
+        finally:
+            self._around.pop()
 
     def _outermost(
         self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]

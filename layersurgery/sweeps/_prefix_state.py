@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 import random
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -52,6 +54,9 @@ class Standing:
         self._contents: list[tuple[nn.Module, str, Any, list[Any]]] = []
         states = [_State(module) for module in modules]
         self._groups = [_Group(states[start : start + _TOGETHER]) for start in range(0, len(states), _TOGETHER)]
+        self._others: list[tuple[nn.Module, str, Any, list[Any]]] = []
+        self._containers: list[Any] = []
+        self._copies: list[Any] = []
         for state in states:
             for held in state.attributes:
                 for name, value in held.items():
@@ -59,7 +64,7 @@ class Standing:
 
     def changes(self) -> Changes:
         """What has changed since."""
-        states = [one for group in self._groups if not group.is_as_before() for one in group.states]
+        states = [one for group in self._groups for one in group.others()]
         attributes = {*self._rewritten()}
         for state in states:
             attributes.update((state.module, name) for name in state.replaced())
@@ -71,10 +76,17 @@ class Standing:
         for module, name, tensor, version in self._versions:
             if tensor._version != version:
                 yield module, name
-        for module, name, holder, was in self._contents:
+        for module, name, holder, was in self._others if self._are_equal() else self._contents:
             now = list(shallow(holder))
             if len(now) != len(was) or any(one is not other for one, other in zip(now, was, strict=True)):
                 yield module, name
+
+    def _are_equal(self) -> bool:
+        """Whether all lists and dictionaries hold what they held, told quickly."""
+        try:
+            return self._containers == self._copies
+        except Exception:  # something else in them, which cannot be compared
+            return False
 
     def _look(self, module: nn.Module, name: str, value: Any) -> None:
         version = _version(value)
@@ -82,6 +94,14 @@ class Standing:
             self._versions.append((module, name, value, version))
         elif is_holder(value):
             self._contents.append((module, name, value, list(shallow(value))))
+            plain = (
+                value if type(value) in (dict, list) else vars(value) if not isinstance(value, _CONTAINERS) else None
+            )
+            if plain is None:
+                self._others.append(self._contents[-1])
+            else:
+                self._containers.append(plain)
+                self._copies.append(plain.copy())
 
 
 _TOGETHER = 16  # about a layer
@@ -90,36 +110,57 @@ _TOGETHER = 16  # about a layer
 class _Group:
     """Some modules. Nearly always all are as before when that is asked, so that there is a quick way to tell.
 
-    Tables are equal where they hold the same objects, which Python sees without comparing these.
+    Tables are equal where they hold the same objects, which Python sees without comparing these. Tensors are told
+    apart by what they are: comparing them would compare all of their numbers.
     """
 
     def __init__(self, states: list[_State]) -> None:
-        self.states = states
-        self._tables = tuple(table for state in states for table in state.telling)
-        self._was = tuple(dict(table) for table in self._tables)
+        self._states = states
+        tables = [table for state in states for table in state.telling]
+        weights = [table for state in states for table in state.tables[1:3]]
+        self._empty = [table for table in (*tables, *weights) if not table]
+        self._tables = [table for table in tables if table]
+        self._was = [dict(table) for table in self._tables]
+        self._weights = [table for table in weights if table]
+        self._tensors = list(chain.from_iterable(map(dict.values, self._weights)))
         self._parameters = [
             one for state in states for one, version in state.parameters.values() if version is not None
         ]
         self._versions = [one._version for one in self._parameters]
-        self._own = [state.tables[0] for state in states]
-        self._sizes = [len(own) for own in self._own]
+        self._own = [state.tables[0] for state in states if state.is_plain]
+        self._sizes = list(map(len, self._own))
         # Sets of hooks on a hook of ours grow and shrink without the tables' knowing.
         self._outlets = any(
             isinstance(hook, Outlet) for state in states for one in state.hooks for hook in one.values()
         )
+        self._single = [_Group([state]) for state in states] if len(states) > 1 else []
 
-    def is_as_before(self) -> bool:
+    def others(self) -> list[_State]:
+        """Those that are not as before, or may not be."""
+        if self._is_as_before():
+            return []
+        if len(self._states) == 1:
+            return self._states
+        return [state for group in self._single for state in group.others()]
+
+    def _is_as_before(self) -> bool:
         """Whether nothing was put in or taken out, and no parameter written into."""
+        now = list(chain.from_iterable(map(dict.values, self._weights)))
+        if len(now) != len(self._tensors) or not all(map(operator.is_, now, self._tensors)):
+            return False
         try:
-            same = self._tables == self._was
+            same = not any(self._empty) and self._tables == self._was
         except Exception:  # others than before, which cannot be compared
             return False
         return (
             same
             and not self._outlets
-            and [len(own) for own in self._own] == self._sizes
-            and [one._version for one in self._parameters] == self._versions
+            and list(map(len, self._own)) == self._sizes
+            and list(map(_VERSION, self._parameters)) == self._versions
         )
+
+
+_VERSION = operator.attrgetter("_version")
 
 
 class _State:
@@ -131,8 +172,8 @@ class _State:
         self.tables: tuple[dict[str, Any], ...] = (own, module._parameters, module._buffers, module._modules)
         self.hooks: tuple[dict[Any, Any], ...] = (module._forward_pre_hooks, module._forward_hooks)
         # A matrix product has no state, and what is put in its forward's place makes its table longer.
-        plain = type(module) in (nn.Linear, nn.Embedding) and "forward" not in own
-        self.telling = (module._parameters, *self.hooks) if plain else (*self.tables, *self.hooks)
+        self.is_plain = type(module) in (nn.Linear, nn.Embedding) and "forward" not in own
+        self.telling = self.hooks if self.is_plain else (own, module._modules, *self.hooks)
         self.parameters: dict[str, tuple[Any, int | None]] = {
             name: (one, _version(one)) for name, one in module._parameters.items()
         }
@@ -161,6 +202,9 @@ class _State:
         for held, expected in zip((buffers, children, own), self.attributes, strict=True):
             yield from (name for name, value in expected.items() if held.get(name, self) is not value)
             yield from (name for name in held if name not in expected and (held is not own or name not in _OF_TORCH))
+
+
+_CONTAINERS = (dict, list, set)
 
 
 @dataclass(frozen=True)
