@@ -1,10 +1,12 @@
 """A shared prefix on classes of transformers: every tensor that each of them gives, bit for bit.
 
-`python -m tests.sweeps.test_prefix_architectures vlm/llava causal` prints a line for each class.
+`python -m tests.sweeps.test_prefix_architectures vlm/llava causal` prints a line for each class; with `--scored` before
+the names, of calls that ask for the logits of the last position only.
 """
 
 from __future__ import annotations
 
+import inspect
 import sys
 import time
 
@@ -13,6 +15,7 @@ import torch
 
 import layersurgery as ls
 from layersurgery.errors import SelectionError
+from layersurgery.sweeps import _prefix_tail
 from layersurgery.sweeps._prefix import SharedPrefix
 from tests.architectures.build import build, names
 from tests.architectures.expected import REFUSED
@@ -55,9 +58,11 @@ SOME = [
 ]
 
 
-def left_of(name, role="attention", most=5):
-    """The share of operations that are left, and what is said about the rest."""
+def left_of(name, role="attention", most=5, scored=False):
+    """The share of operations that are left, what is said about the rest, and which modules compute few positions."""
     model, given = build(name), inputs(name)
+    if scored:
+        given["logits_to_keep"] = 1
 
     @torch.no_grad()
     def run(model):
@@ -70,11 +75,19 @@ def left_of(name, role="attention", most=5):
     prefix = SharedPrefix(model, sites)
     do = ls.Uniform() if role == "layer" else ls.Zero()
     chosen = [sites[number] for number in spread]
-    return check(model, run, chosen, lambda site: ls.Surgery(at=site, do=do), prefix, snapshot=False), prefix.notes
+    left = check(model, run, chosen, lambda site: ls.Surgery(at=site, do=do), prefix, snapshot=False)
+    paths = {module: path for path, module in model.named_modules()}
+    few = sorted(paths[module] for module in prefix._tail.modules) if prefix.has_tail else []
+    return left, prefix.notes, few
+
+
+def takes_positions(name):
+    """Whether a class can be asked for the logits of some positions only."""
+    return "logits_to_keep" in inspect.signature(build(name).forward).parameters
 
 
 def _check(name, role, most):
-    left, notes = left_of(name, role, most)
+    left, notes, _ = left_of(name, role, most)
     if name in IN_FULL:
         assert any(IN_FULL[name] in note for note in notes)
     else:
@@ -85,6 +98,18 @@ def _check(name, role, most):
 @pytest.mark.parametrize("name", SOME)
 def test_some_classes(name):
     _check(name, "attention", 3)
+
+
+@pytest.mark.parametrize("name", ["vlm/llava_next", "causal/gemma2", "causal/cohere2"])
+def test_scored_positions(name, monkeypatch):
+    """Of the last layer, what only the last position needs: queries, what attention gives, and the feed-forward."""
+    monkeypatch.setattr(_prefix_tail, "_ROWS", 4)
+    left, _, few = left_of(name, most=4, scored=True)
+    assert left < 1
+    parts = {path.rpartition(".")[2] for path in few}
+    assert {"q_proj", "o_proj", "down_proj"} <= parts
+    assert not parts & {"k_proj", "v_proj"}
+    assert len({path.rpartition(".layers.")[2].partition(".")[0] for path in few}) == 1
 
 
 @pytest.mark.slow
@@ -102,11 +127,16 @@ def test_all_classes(name, role):
 def main() -> int:
     """A line for each class whose name begins as asked."""
     wrong = 0
-    for name in (name for name in names() if name.startswith(tuple(sys.argv[1:]) or "")):
+    scored = sys.argv[1:2] == ["--scored"]
+    if scored:
+        _prefix_tail._ROWS = 4
+    for name in (name for name in names() if name.startswith(tuple(sys.argv[1 + scored :]) or "")):
+        if scored and not takes_positions(name):
+            continue
         began = time.perf_counter()
         try:
-            left, notes = left_of(name)
-            line = f"{100 * left:4.0f} % of the operations left  {'; '.join(notes)}"
+            left, notes, few = left_of(name, scored=scored)
+            line = f"{100 * left:4.0f} % of the operations left  {'; '.join(notes)}  {' '.join(few)}"
         except SelectionError:
             line = "no sites"
         except AssertionError as error:

@@ -1,0 +1,221 @@
+"""Where only some positions are scored, the last layer computes few others: the same bits, for less work."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+import layersurgery as ls
+from layersurgery import testing
+from layersurgery.sweeps._prefix import SharedPrefix
+from tests import models
+from tests.sweeps.test_prefix import same
+
+LENGTH = 64
+SAMPLES = list(range(4))
+MANY = list(range(16))
+
+
+@pytest.fixture
+def model():
+    return models.fresh("llama")
+
+
+def tokens(samples):
+    rows = [
+        torch.randint(10, models.VOCABULARY, (LENGTH,), generator=torch.Generator().manual_seed(s)) for s in samples
+    ]
+    return torch.stack(rows)
+
+
+def scorer(keep=1, **asked):
+    """Log-probabilities of a token at the last of the positions asked for."""
+
+    @torch.no_grad()
+    def score(model, samples):
+        output = model(tokens(samples), use_cache=False, logits_to_keep=keep, **asked)
+        return output.logits[:, -1].log_softmax(-1)[:, 10].tolist()
+
+    return score
+
+
+class Rows(TorchFunctionMode):
+    """Counts the positions that matrices are multiplied with, by the shape of the matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = Counter()
+
+    def __torch_function__(self, function, types, arguments=(), keywords=None):
+        if function is nn.functional.linear:
+            self.seen[tuple(arguments[1].shape)] += arguments[0].shape[-2]
+        return function(*arguments, **(keywords or {}))
+
+
+def positions(model, score):
+    sites = ls.select(model)
+    with testing.restored(model), Rows() as rows:
+        table = ls.sweep(model, score, MANY, at=sites, batch_size=2)
+    return rows.seen, table
+
+
+@pytest.mark.parametrize("keep", [1, 3, torch.tensor([20, LENGTH - 1])], ids=["last", "three", "listed"])
+def test_the_same_scores_from_fewer_positions(model, keep):
+    full = ls.sweep(model, scorer(keep), MANY, batch_size=2, share=False)
+    few, table = positions(model, scorer(keep))
+    all_rows, _ = positions(model, scorer(0))  # logits of all positions
+    assert np.array_equal(table.correct, full.correct)
+    assert table.notes == ()
+    wide = tuple(model.model.layers[0].mlp.up_proj.weight.shape)
+    assert few[wide] < all_rows[wide]
+
+
+def test_which_modules(model):
+    sites = ls.select(model)
+    prefix = SharedPrefix(model, sites)
+    given = {"input_ids": tokens(SAMPLES), "use_cache": False, "logits_to_keep": 1}
+    with torch.no_grad():
+        with testing.restored(model), prefix.recording():
+            model(**given)
+        assert prefix.has_tail
+        last, cuts = model.model.layers[-1], []
+        assert prefix._tail.modules == {
+            last.self_attn.q_proj,
+            last.self_attn.o_proj,
+            last.mlp.gate_proj,
+            last.mlp.up_proj,
+            last.mlp.down_proj,
+        }
+        for site in [*sites, sites[0]]:
+            with ls.Surgery(at=site, do=ls.Zero())(model):
+                full = model(**given)
+                with prefix.replaying(site):
+                    shared = model(**given)
+            assert same(full, shared)
+            cuts.append(prefix.has_cut)
+    assert cuts == [*[True] * (len(sites) - 1), False, True]  # what changes the last layer itself computes all
+
+
+OTHERS = [
+    ("attention", ls.Uniform()),
+    *((role, do) for role in ("mlp", "layer") for do in (ls.Mean(), ls.Noise(seed=1))),
+]
+
+
+@pytest.mark.parametrize(("role", "do"), OTHERS, ids=str)
+def test_other_interventions_and_roles(model, role, do):
+    settings = {"at": ls.select(model, role), "do": do, "batch_size": 4}
+    full = ls.sweep(model, scorer(), SAMPLES, share=False, **settings)
+    shared = ls.sweep(model, scorer(), SAMPLES, **settings)
+    assert np.array_equal(full.correct, shared.correct)
+    assert shared.notes == ()
+
+
+def test_not_where_the_scorer_looks_at_hidden_states(model):
+    """A hook sees all positions, and what is asked for besides the logits holds them."""
+
+    @torch.no_grad()
+    def score(model, samples):
+        seen = []
+        handle = model.model.layers[-1].register_forward_hook(lambda *call: seen.append(call[-1]))
+        try:
+            model(tokens(samples), use_cache=False, logits_to_keep=1)
+        finally:
+            handle.remove()
+        return seen[0].double().mean((1, 2)).tolist()
+
+    @torch.no_grad()
+    def asking(model, samples):
+        output = model(tokens(samples), use_cache=False, logits_to_keep=1, output_hidden_states=True)
+        return output.hidden_states[-1].double().mean((1, 2)).tolist()
+
+    for one in (score, asking):
+        full = ls.sweep(model, one, SAMPLES, share=False)
+        assert np.array_equal(ls.sweep(model, one, SAMPLES).correct, full.correct)
+
+
+def test_not_where_rows_depend_on_their_number(model):
+    """As on processors whose products of few rows come out otherwise in the last digit."""
+
+    class Rounding(TorchFunctionMode):
+        def __torch_function__(self, function, types, arguments=(), keywords=None):
+            output = function(*arguments, **(keywords or {}))
+            return output * (1 + 1e-7 * arguments[0].shape[-2]) if function is nn.functional.linear else output
+
+    sites = ls.select(model)
+    with Rounding():
+        full = ls.sweep(model, scorer(), SAMPLES, at=sites, share=False)
+        shared = ls.sweep(model, scorer(), SAMPLES, at=sites)
+    assert np.array_equal(full.correct, shared.correct)
+    assert shared.notes == ()
+
+
+class Odd(nn.Module):
+    """Two layers and a head; where the last position says so, the others are added to it."""
+
+    def __init__(self, limit):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList([nn.Linear(32, 32) for _ in range(3)])
+        self.last, self.head = nn.Linear(32, 32), nn.Linear(32, 8)
+        self.limit = limit
+
+    def forward(self, states, logits_to_keep=0):
+        for layer in self.layers:
+            states = states + layer(states).tanh()
+        states = states + self.last(states)
+        if states[:, -1].sum() > self.limit:
+            states = states + states.mean(1, keepdim=True)
+        return self.head(states[:, -logits_to_keep:])
+
+
+@pytest.mark.parametrize("limit", ["always", "in variants", "never"])
+def test_not_where_other_positions_matter(limit):
+    inputs = torch.randn(2, LENGTH, 32, generator=torch.Generator().manual_seed(1))
+
+    @torch.no_grad()
+    def score(model, samples):
+        return model(inputs[samples], logits_to_keep=1)[:, 0, 0].tolist()
+
+    model = Odd(-1e9 if limit == "always" else 1e9).eval()
+    if limit == "in variants":  # a limit that the unmodified model stays below
+        sums = []
+        for site in [None, *ls.select(model, pattern="layers.*")]:
+            with torch.no_grad():
+                handle = model.last.register_forward_hook(
+                    lambda *call: sums.append((call[1][0] + call[2])[:, -1].sum())
+                )
+                if site is None:
+                    model(inputs, logits_to_keep=1)
+                else:
+                    with ls.Surgery(at=site, do=ls.Zero())(model):
+                        model(inputs, logits_to_keep=1)
+                handle.remove()
+        model.limit = float(sums[0]) + 1e-3
+        assert any(one > model.limit for one in sums)
+    sites = ls.select(model, pattern="layers.*")
+    full = ls.sweep(model, score, [0, 1], at=sites, share=False)
+    shared = ls.sweep(model, score, [0, 1], at=sites)
+    assert np.array_equal(full.correct, shared.correct)
+    matter = [note for note in shared.notes if "positions that are not scored" in note]
+    assert bool(matter) == (limit == "in variants")
+
+
+def test_a_check_that_fails_computes_all_positions(model, monkeypatch):
+    from layersurgery.sweeps._prefix_tail import Tail
+
+    def wrong(self, *given):
+        output = plain(self, *given)
+        return output + 1 if given[-1].has_left_out else output
+
+    plain = Tail.run
+    monkeypatch.setattr(Tail, "run", wrong)
+    full = ls.sweep(model, scorer(), SAMPLES, batch_size=1, share=False)
+    shared = ls.sweep(model, scorer(), SAMPLES, batch_size=1)
+    assert np.array_equal(full.correct, shared.correct)
+    assert any("computed in the last layer, too" in note for note in shared.notes)
