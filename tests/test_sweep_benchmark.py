@@ -12,7 +12,7 @@ import torch
 
 from tests.benchmarks import sweep as benchmark
 from tests.benchmarks._sweep_measure import measure
-from tests.benchmarks._sweep_methods import ByHand, HookLoop, NNsightTraces, Prefix, Sweep
+from tests.benchmarks._sweep_methods import ByHand, HookLoop, NNsightTraces, Prefix, Sweep, SweepAll
 from tests.benchmarks._sweep_overhead import LIMIT, Overhead, overhead
 from tests.benchmarks._sweep_parts import peak, taken_apart
 from tests.benchmarks._sweep_peers import Peer, Pyvene
@@ -32,7 +32,7 @@ def test_every_method_gives_what_the_loop_gives(name):
     outcome = measure(SHAPES[name], "quick", [HookLoop, Sweep, Prefix, ByHand], time.process_time)
     assert [line.name for line in outcome.lines] == ["hook loop", "layersurgery", "shared prefix", "weights by hand"]
     assert all(line.ratio > 0 and line.problem == "" for line in outcome.lines)
-    assert all(line.difference == 0 or not SHAPES[name].exact for line in outcome.lines)
+    assert all(line.difference == 0 for line in outcome.lines)
     assert outcome.missed == []
 
 
@@ -60,10 +60,15 @@ class WrongPrefix(Prefix):
         return super().output(place) + (1e-3 if place[1] else 0.0) * torch.arange(1024)
 
 
+class WrongAll(SweepAll):
+    def outputs(self, clock):
+        return {place: output + 1e-3 * torch.arange(1024) for place, output in super().outputs(clock).items()}
+
+
 def test_other_logits_are_missed():
-    exact, close = (tiny(WrongPrefix, exact=exact).missed for exact in (True, False))
-    assert exact[0].startswith("shared prefix differs from the loop by 1.02")
-    assert "scored log-probabilities differ" in close[0]
+    exact, close = tiny(WrongPrefix, WrongAll).missed
+    assert exact.startswith("shared prefix differs from the loop by 1.02")
+    assert close.startswith('share="all": scored log-probabilities differ')
 
 
 class LostPrefix(Prefix):

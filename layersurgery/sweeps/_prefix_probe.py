@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from layersurgery.sweeps._prefix_map import Map
 from layersurgery.sweeps._prefix_record import Record
@@ -25,12 +27,12 @@ def find_tail(parts: Map, record: Record, sites: Sequence[tuple[nn.Module, ...]]
         if recorded.problem or asked_for(thaw(recorded.inputs)[1]) is None:
             continue
         found = candidates(recorded, sites, parts)
-        later = Record(record.passes[number:], record.watched)
+        trial = _Trial(parts, Record(record.passes[number:], record.watched), found)
         before = Attributes(parts.modules)
         try:
             with torch.random.fork_rng(devices=[]), recorded.world.again() as same:
-                expected = _outputs(parts, later, found, None) if same and found else None
-                modules = [one for one in found if expected and _equal(_outputs(parts, later, found, one), expected)]
+                expected = trial.outputs(()) if same and found else None
+                modules = [one for one in found if expected and _equal(trial.outputs([one]), expected)]
         except Exception:  # a model that refuses what is no number: all positions are computed then
             modules = []
         finally:
@@ -39,17 +41,64 @@ def find_tail(parts: Map, record: Record, sites: Sequence[tuple[nn.Module, ...]]
     return None
 
 
-def _outputs(parts: Map, record: Record, late: Sequence[nn.Linear], hidden: nn.Linear | None) -> list[torch.Tensor]:
-    """What the model gives when positions of a module are hidden; what ended before the late ones is not computed."""
-    recorded = record.passes[0]
-    probe = None if hidden is None else Probe(parts, recorded, [hidden])
-    replayer = Replayer(record, Moved(parts, late, ()), _tell_nobody, probe)
-    arguments, keywords = thaw(recorded.inputs)
-    with StandIns(replayer.watched, replayer.called):
-        output = recorded.module(*arguments, **keywords)
-    if probe is not None and not replayer.has_cut:
-        return []
-    return Reach.of(output).tensors
+class _Trial:
+    """Runs the end of the unmodified model, with some of it hidden; all that ended before is known.
+
+    Args:
+        parts: how the model's modules are nested.
+        record: the call, and those after it.
+        late: the modules with which the end begins.
+    """
+
+    def __init__(self, parts: Map, record: Record, late: Sequence[nn.Linear]) -> None:
+        self._parts, self._record, self._late = parts, record, late
+
+    def outputs(self, hidden: Sequence[nn.Linear]) -> list[torch.Tensor]:
+        """What the model gives when positions of these modules are not-a-number; nothing where that cannot be told."""
+        recorded = self._record.passes[0]
+        probe = Probe(self._parts, recorded, self._late, hidden)
+        replayer = Replayer(self._record, Moved(self._parts, self._late, ()), _tell_nobody, probe)
+        arguments, keywords = thaw(recorded.inputs)
+        with StandIns(replayer.watched, replayer.called), _Operations(probe) as operations:
+            output = recorded.module(*arguments, **keywords)
+        if operations.mixing or (hidden and not replayer.has_cut):
+            return []
+        return Reach.of(output).tensors
+
+
+class _Operations(TorchDispatchMode):
+    """Looks for operations in which what is in one row may decide how another is computed.
+
+    Args:
+        probe: tells when the end of the model begins.
+    """
+
+    def __init__(self, probe: Probe) -> None:
+        super().__init__()
+        self._probe = probe
+        self.mixing = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self._probe.has_begun:
+            self.mixing = self.mixing or _mixes(func, args)
+        return func(*args, **(kwargs or {}))
+
+
+def _mixes(operation: Any, arguments: Sequence[Any]) -> bool:
+    name = operation._schema.name.partition("::")[2].rstrip("_")
+    if name == "index":  # the positions asked for; a mask would choose by numbers
+        return any(one is not None and one.dtype in (torch.bool, torch.uint8) for one in arguments[1])
+    foreign = operation.namespace not in ("aten", "prim", "prims")
+    return foreign or name in _MIXING or not _TAGS.isdisjoint(operation.tags)
+
+
+# Numbers decide: how many rows something has, which branch is taken, where rows go (as in a mixture of experts).
+_TAGS = frozenset({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape})
+_MIXING = (
+    {"argmax", "argmin", "argsort", "kthvalue", "msort", "multinomial", "searchsorted", "sort", "topk", "unique"}
+    | {"index_add", "index_copy", "index_put", "masked_scatter", "scatter", "scatter_add", "scatter_reduce"}
+    | {"_grouped_mm", "bincount", "cummax", "cumsum", "histc"}
+)
 
 
 def _equal(found: list[torch.Tensor], expected: list[torch.Tensor]) -> bool:

@@ -258,6 +258,8 @@ class Recorder:
 
     def _may_be_needed(self, module: nn.Module, around: Call, here: Pass) -> bool:
         """Whether a site may begin after a call that begins now; what a single site needs must be worth it, too."""
+        if isinstance(module, nn.Embedding):
+            return False  # rows of a table are read as quickly as kept ones
         sites = self._below[around.module]
         if len(sites) > 1:
             return True

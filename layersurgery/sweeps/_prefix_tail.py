@@ -80,19 +80,35 @@ class Tail:
 
 
 class Probe(Tail):
-    """One module of which the other positions are made not-a-number, to see whether they matter."""
+    """The same with other positions made not-a-number in some modules, to see whether they matter.
+
+    Args:
+        parts: how the model's modules are nested.
+        recorded: a call of the unmodified model.
+        modules: the modules with which the end begins.
+        hidden: those of which positions are hidden.
+
+    Attributes:
+        has_begun: whether one of the modules was called.
+    """
+
+    def __init__(self, parts: Map, recorded: Pass, modules: Sequence[nn.Linear], hidden: Collection[nn.Linear]) -> None:
+        super().__init__(parts, recorded, modules)
+        self.has_begun = False
+        self._hidden = frozenset(hidden)
 
     def run(
         self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any], kept: Kept
     ) -> Any:
         """All that the module gives, but for the positions that are not kept."""
+        self.has_begun = True
         output = forward(*arguments, **keywords)
-        chosen = kept.of(output)
+        chosen = kept.of(output) if module in self._hidden and output.dim() == 3 else ()
         if not chosen:
             return output
         kept.has_left_out = True
         rows = torch.tensor(chosen, device=output.device)
-        return torch.full_like(output, math.nan).index_copy_(1, rows, output.index_select(1, rows))
+        return torch.where(_are(rows, output), output, math.nan)
 
     def is_sound(self, output: Any) -> bool:
         """It is what shall be seen."""
@@ -180,3 +196,8 @@ def _spread(forward: Forward, states: torch.Tensor, rows: torch.Tensor) -> torch
     part = forward(states.index_select(1, rows))
     whole = part.new_full((part.shape[0], states.shape[1], part.shape[2]), math.nan)
     return whole.index_copy_(1, rows, part)
+
+
+def _are(rows: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """[positions, 1] whether each position of [batch, positions, width] is one of these."""
+    return torch.isin(torch.arange(output.shape[1], device=output.device), rows)[:, None]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from tests.benchmarks._sweep_methods import CannotRunError, Method, Prefix, Sweep
+from tests.benchmarks._sweep_methods import CannotRunError, Method, Prefix, Sweep, SweepAll
 from tests.benchmarks._sweep_parts import Parts, peak, taken_apart
 from tests.benchmarks._sweep_shapes import Case, Place, Shape
 
@@ -129,9 +129,10 @@ def measure(
 def _missed(outcome: Outcome, shape: Shape, size: str) -> Iterator[str]:
     """What was to be reached and was not."""
     loop = outcome.lines[0]
-    ours = {line.name: line for line in outcome.lines if line.name in (Prefix.name, Sweep.name) and not line.problem}
+    names = (Prefix.name, Sweep.name, SweepAll.name)
+    ours = {line.name: line for line in outcome.lines if line.name in names and not line.problem}
     for line in ours.values():
-        if shape.exact and line.difference:
+        if line.name != SweepAll.name and line.difference:
             yield f"{line.name} differs from the loop by {line.difference:g}"
         elif line.log_probabilities > CLOSE or not line.same_best:
             yield f"{line.name}: scored log-probabilities differ by {line.log_probabilities:g}, at most {CLOSE:g}"
@@ -139,7 +140,7 @@ def _missed(outcome: Outcome, shape: Shape, size: str) -> Iterator[str]:
         if shape.has_targets(size) and shape.bounded and extra > SPARE * outcome.parts.residuals:
             residuals = f"the residual stream's {in_mib(outcome.parts.residuals)}"
             yield f"{line.name} takes {in_mib(extra)} more than the loop, and not {residuals} at most"
-    sweep = ours.get(Sweep.name)
+    sweep = ours.get(shape.by)
     if sweep is None or not shape.has_targets(size):
         return
     if sweep.ratio < shape.target:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import layersurgery as ls
+from layersurgery.sweeps._executor import Share
 from layersurgery.sweeps._prefix import SharedPrefix
 from tests.benchmarks._sweep_shapes import ASKED, Case, Given, Place, together
 
@@ -142,6 +143,7 @@ class Sweep(Method):
 
     name = "layersurgery"
     pace = "at once"
+    share: ClassVar[Share] = True
 
     def __init__(self, case: Case) -> None:
         super().__init__(case)
@@ -175,7 +177,15 @@ class Sweep(Method):
 
     def _table(self, score: Score) -> ls.ScoreTable:
         samples = range(len(self.case.samples))
-        return ls.sweep(self.model, score, samples, at=self.sites, batch_size=self.case.batch_size)
+        size = self.case.batch_size
+        return ls.sweep(self.model, score, samples, at=self.sites, batch_size=size, share=self.share)
+
+
+class SweepAll(Sweep):
+    """The same where a last digit may be rounded otherwise: all variants of short calls run at once."""
+
+    name = 'share="all"'
+    share = "all"
 
 
 class Score:

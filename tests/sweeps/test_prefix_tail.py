@@ -169,8 +169,7 @@ class Odd(nn.Module):
         for layer in self.layers:
             states = states + layer(states).tanh()
         states = states + self.last(states)
-        if states[:, -1].sum() > self.limit:
-            states = states + states.mean(1, keepdim=True)
+        states = torch.where(states[:, -1].sum() > self.limit, states + states.mean(1, keepdim=True), states)
         return self.head(states[:, -logits_to_keep:])
 
 
