@@ -26,7 +26,8 @@ class LocalExecutor:
     prepares them once, and that variants can share what the base computes below their sites. Long samples come first,
     where the scorer says how long they are (`length(sample)`), so that those in a batch are of a length.
 
-    Where memory runs out, the micro-batch is halved, with a warning, and stays so; what was evaluated is kept.
+    Where memory runs out, the micro-batch is halved, with a warning, and stays so; what was evaluated is kept. Where
+    what variants share does not fit into the memory at hand, it is halved before anything stands.
 
     Args:
         job: what there is to evaluate.
@@ -94,6 +95,9 @@ class LocalExecutor:
                 continue
             scores = self._attempt(row, columns, order[position:], whole)
             if scores is None:
+                return False
+            if row == 0 and len(columns) > 1 and not whole and self._sharing.wants_fewer():
+                self._most = len(columns) // 2
                 return False
             if isinstance(scores, Scores):
                 self._tell()

@@ -30,3 +30,7 @@ class Notes:
         paths = self._paths.setdefault(reason, [])
         if path is not None and path not in paths:
             paths.append(path)
+
+    def take_back(self, reason: str) -> None:
+        """Note nothing of a reason any more."""
+        self._paths.pop(reason, None)

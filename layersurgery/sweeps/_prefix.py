@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
 from torch import nn
 
 from layersurgery.sites import Site
@@ -13,12 +12,14 @@ from layersurgery.surgery._resolve import _around
 from layersurgery.sweeps._notes import Notes
 from layersurgery.sweeps._prefix_map import Map
 from layersurgery.sweeps._prefix_probe import find_tail
-from layersurgery.sweeps._prefix_record import Pass, Record, Recorder
+from layersurgery.sweeps._prefix_record import NO_ROOM, Pass, Record, Recorder
 from layersurgery.sweeps._prefix_replay import Moved, Replayer
 from layersurgery.sweeps._prefix_state import Changes, Standing, cannot_share, hooks_on, is_patched
 from layersurgery.sweeps._prefix_tail import Tail
 from layersurgery.sweeps._stand_ins import StandIns
-from layersurgery.sweeps._usage import free_on, size_of
+from layersurgery.sweeps._usage import room_for
+
+_EACH = "computed for each variant, since "
 
 
 class SharedPrefix:
@@ -41,6 +42,7 @@ class SharedPrefix:
     Attributes:
         has_answered: whether anything was left out in the last variant.
         has_cut: whether positions that are not scored were.
+        lacked_memory: whether some of the last recording was not kept since there was no room.
 
     Raises:
         ModelMismatchError: if a site is not in the model.
@@ -72,8 +74,8 @@ class SharedPrefix:
         self._record = Record()
         self._recorded: list[Pass] = []
         self._notes = Notes()
-        self._limit, self._device = limit, _device_of_most(model)
-        self.has_answered = self.has_cut = False
+        self._limit = limit
+        self.has_answered = self.has_cut = self.lacked_memory = False
 
     @property
     def notes(self) -> list[str]:
@@ -106,6 +108,11 @@ class SharedPrefix:
             self._tail.modules = frozenset()
         self._notes.tell(f"positions that are not scored are computed in the last layer, too, since {why}")
 
+    def take_fewer(self) -> None:
+        """Let go of a recording that did not fit, of which nothing need be told: one of fewer samples will."""
+        self.forget()
+        self._notes.take_back(_EACH + NO_ROOM)
+
     def forget(self) -> None:
         """Let go of what is kept."""
         self._record, self._recorded = Record(), []
@@ -114,6 +121,7 @@ class SharedPrefix:
     def recording(self) -> Iterator[None]:
         """Around the scorer's call on the unmodified model; what was recorded before is forgotten."""
         self.forget()
+        self.lacked_memory = False
         reason = cannot_share(self._parts.root, self._parts.modules)
         if reason:
             self._notes.tell(f"nothing of the model is shared between variants, since {reason}")
@@ -121,11 +129,12 @@ class SharedPrefix:
             return
         if self._standing is None or self._standing.changes():
             self._standing = Standing(self._parts.modules)
-        limit = self._a_quarter_of_what_is_free() if self._limit is None else self._limit
+        limit = room_for(self._parts.root) if self._limit is None else self._limit
         recorder = Recorder(self._parts, list(self._sites.values()), self._below, self._copied, limit)
         self._recorded = recorder.passes
         with StandIns(self._parts.modules, recorder.called):
             yield
+        self.lacked_memory = recorder.lacked_memory
         if recorder.left_alone:
             self._notes.tell(recorder.left_alone)
         if recorder.problem:
@@ -166,10 +175,6 @@ class SharedPrefix:
         finally:
             self.has_answered, self.has_cut = replayer.has_answered or replayer.has_cut, replayer.has_cut
 
-    def _a_quarter_of_what_is_free(self) -> int | None:
-        free = None if self._device is None else free_on(self._device)
-        return None if free is None else free // 4
-
     def _judge(self, passes: list[Pass], changes: Changes) -> None:
         """Find the calls that cannot be answered for, since they do more than their output shows."""
         changing = changes.made_over | {module for module, _ in changes.attributes}
@@ -192,15 +197,9 @@ class SharedPrefix:
                     why = "others write into what it gives (from the second batch on, it is copied)"
                     self._copied.add(call.module)
                 if why:
-                    self._notes.tell(f"computed for each variant, since {why}", self._parts.paths[call.module])
+                    self._notes.tell(_EACH + why, self._parts.paths[call.module])
                     call.problem = why
                     call.release()
-
-
-def _device_of_most(model: nn.Module) -> torch.device | None:
-    """The device on which most of a model is; None: it has no weights."""
-    _, sizes = size_of(model)
-    return torch.device(max(sizes, key=lambda device: sizes[device])) if sizes else None
 
 
 def _modules(model: nn.Module, site: Site) -> tuple[nn.Module, ...]:

@@ -18,6 +18,7 @@ from layersurgery.sweeps._prefix_values import Clones, Freezer, Held, Reach, Unk
 from layersurgery.sweeps._stand_ins import Forward
 
 LATER_STEPS = "calls with a KV cache that holds something already, such as later steps of a generation, run in full"
+NO_ROOM = "there is not the memory to keep it"
 NEVER = math.inf  # as a cut: nothing that was changed takes part
 
 
@@ -152,6 +153,12 @@ class Recorder:
         below: the modules that hold sites, and these sites; inside of them calls are recorded one by one.
         copied: modules whose output is written into by others, so that a copy is kept.
         limit: bytes that may be kept; None: any number.
+
+    Attributes:
+        passes: the calls of the scorer.
+        problem: why nothing of the model can be answered for, in words; empty: it can.
+        left_alone: why some calls were not recorded, in words.
+        lacked_memory: whether something was not kept since there was no room.
     """
 
     def __init__(
@@ -165,6 +172,7 @@ class Recorder:
         self.passes: list[Pass] = []
         self.problem = ""
         self.left_alone = ""
+        self.lacked_memory = False
         self._parts, self._sites, self._below = parts, sites, below
         self._copied = copied
         self._thread = threading.get_ident()
@@ -253,7 +261,8 @@ class Recorder:
                 self._seen.add(storage.data_ptr())
                 self._room -= storage.nbytes()
         if self._room < 0:
-            call.problem = call.problem or "there is not the memory to keep it"
+            self.lacked_memory = True
+            call.problem = call.problem or NO_ROOM
             call.let_go()
 
     def _may_be_needed(self, module: nn.Module, around: Call, here: Pass) -> bool:

@@ -89,6 +89,14 @@ class Sharing:
         self._columns, self._prepared = columns, False
         return scores
 
+    def wants_fewer(self) -> bool:
+        """Whether what variants share of the last base did not fit: it is let go of, for one of fewer samples."""
+        if self._prefix is None or self._columns is None or not self._prefix.lacked_memory:
+            return False
+        self._prefix.take_fewer()
+        self.forget()
+        return True
+
     def prepare(self, columns: list[int], surgeries: Sequence[Surgery]) -> None:
         """What can be computed for several variants at once; no surgery may be in force."""
         if self._together is not None and self._columns == columns and not self._prepared:

@@ -30,7 +30,7 @@ from layersurgery.sweeps._together_generate import (
 from layersurgery.sweeps._together_rows import Variant, Weights
 from layersurgery.sweeps._together_stack import Short, Stack, Stacked, differs, is_short, layer_of
 from layersurgery.sweeps._together_values import Attributes, CannotError, Placed
-from layersurgery.sweeps._usage import free_on
+from layersurgery.sweeps._usage import room_for
 
 
 class Together:
@@ -50,7 +50,7 @@ class Together:
         prefix: what its variants share.
         always: in half precision, too, where rounding may decide between tokens that are nearly equally likely.
         stack: run short forwards of all variants as one, too, which may round a last digit otherwise.
-        limit: bytes that may be used for it; None: a quarter of what is free on an accelerator, else 1 GiB.
+        limit: bytes that may be used for it; None: a quarter of the memory that is free.
 
     Examples:
         >>> import layersurgery as ls
@@ -245,7 +245,7 @@ class Together:
         base = thaw(short.output)
         layers = {variant.surgery: layer_of(self._model, variant, recorded) for variant in variants}
         ordered = sorted(variants, key=lambda variant: recorded.first[layers[variant.surgery]])
-        limit = _room(self._model) if self._limit is None else self._limit
+        limit = self._room()
         size = max(2, limit // (8 * sum(one.nbytes for one in Reach.of(base).tensors)))
         with under(recorded.world):
             for begin in range(0, len(ordered), size):
@@ -343,7 +343,7 @@ class Together:
 
     def _groups(self, variants: Iterator[Variant], each: int) -> Iterator[list[Variant]]:
         """As many variants at a time as there is memory for, the unmodified model besides."""
-        limit = _room(self._model) if self._limit is None else self._limit
+        limit = self._room()
         group, taken = list[Variant](), each
         for variant in variants:
             needed = each + variant.nbytes
@@ -356,6 +356,10 @@ class Together:
                 raise CannotError("there is not the memory to keep several of them")
         if group:
             yield group
+
+    def _room(self) -> int:
+        limit = room_for(self._model) if self._limit is None else self._limit
+        return _SOME if limit is None else limit
 
     def _compare(self, writing: Writing, texts: dict[Surgery, torch.Tensor]) -> None:
         """The first time, make sure that a variant gives just that on its own."""
@@ -376,17 +380,12 @@ class Together:
 
 
 _NEXT_TO_NOTHING = 2**12  # bytes
+_SOME = 2**30
 
 
 def _low(model: nn.Module) -> torch.dtype | None:
     """The half precision in which a model is; None: in none."""
     return next((one.dtype for one in model.parameters() if one.dtype in (torch.float16, torch.bfloat16)), None)
-
-
-def _room(model: nn.Module) -> int:
-    device = next((one.device for one in model.parameters()), torch.device("cpu"))
-    free = free_on(device) if device.type != "cpu" else None
-    return 2**30 if free is None else free // 4
 
 
 def _words(error: Exception) -> str:

@@ -74,6 +74,13 @@ def free_on(device: torch.device) -> int | None:
     return _free_on_host() if device.type == "cpu" else None
 
 
+def room_for(model: Any) -> int | None:
+    """Bytes that may be kept besides a model: a quarter of what is free where most of it is; None: cannot be told."""
+    _, sizes = size_of(model)
+    free = free_on(torch.device(max(sizes, key=lambda device: sizes[device]))) if sizes else None
+    return None if free is None else free // 4
+
+
 @contextmanager
 def measured(model: Any) -> Iterator[list[Memory]]:
     """What running the model in this block takes on each of its devices; the list is filled when the block ends.

@@ -227,7 +227,7 @@ SHAPES: dict[str, Shape] = {
     "short": Shape(
         "Llama, {layers} layers of width {width}, fp32, {samples} prompts of {tokens} tokens one by one",
         llama,
-        {"layers": 24, "width": 512, "samples": 2, "batch": 1, "tokens": 16},
+        {"layers": 24, "width": 512, "samples": 8, "batch": 1, "tokens": 16},
         {**_TINY, "tokens": 4},
         target=3.5,
         by='share="all"',

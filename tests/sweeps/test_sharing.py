@@ -18,7 +18,7 @@ import layersurgery as ls
 from layersurgery import testing
 from layersurgery.errors import LayerSurgeryWarning, ScoringError
 from layersurgery.sites import unwrap
-from layersurgery.sweeps import Job, LocalExecutor, ModelOracle, Result
+from layersurgery.sweeps import Job, LocalExecutor, ModelOracle, Result, _prefix
 from layersurgery.sweeps._prefix import SharedPrefix
 from tests import models
 
@@ -173,6 +173,23 @@ def test_what_does_not_fit_is_computed(model):
         full = model(tokens).logits
         with prefix.replaying(sites[-1]):
             assert torch.equal(model(tokens).logits, full)
+
+
+@pytest.mark.parametrize(("room", "size"), [(20_000, 3), (4_000, 1), (100, 1)])
+def test_batches_are_as_small_as_what_is_shared_wants(model, monkeypatch, room, size):
+    monkeypatch.setattr(_prefix, "room_for", lambda model: room)
+    asked = []
+
+    def asking(model, samples):
+        asked.append(len(samples))
+        return score(model, samples)
+
+    shared = ls.sweep(model, asking, SAMPLES, batch_size=12)
+    full = ls.sweep(model, score, SAMPLES, batch_size=size, share=False)
+    assert np.array_equal(shared.correct, full.correct)
+    assert asked[-1] == size
+    assert asked[: asked.index(size)] == [12, 6, 3][: asked.index(size)]
+    assert bool(shared.notes) == (room == 100)  # a single sample does not fit either
 
 
 @pytest.mark.parametrize("fails_at", range(1, 8))
