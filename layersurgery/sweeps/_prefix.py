@@ -17,7 +17,7 @@ from layersurgery.sweeps._prefix_replay import Moved, Replayer
 from layersurgery.sweeps._prefix_state import Changes, Standing, cannot_share, hooks_on, is_patched
 from layersurgery.sweeps._prefix_tail import Tail
 from layersurgery.sweeps._stand_ins import StandIns
-from layersurgery.sweeps._usage import room_for
+from layersurgery.sweeps._usage import Room
 
 _EACH = "computed for each variant, since "
 
@@ -74,7 +74,7 @@ class SharedPrefix:
         self._record = Record()
         self._recorded: list[Pass] = []
         self._notes = Notes()
-        self._limit = limit
+        self._limit, self._room = limit, Room(model)
         self.has_answered = self.has_cut = self.lacked_memory = False
 
     @property
@@ -98,9 +98,9 @@ class SharedPrefix:
         return tuple(self._recorded)
 
     @property
-    def has_tail(self) -> bool:
-        """Whether there is something at the end of the model of which only scored positions are computed."""
-        return self._tail is not None and bool(self._tail.modules)
+    def tail(self) -> Tail | None:
+        """That of the end of the model of which only scored positions are computed; None: all of it is computed."""
+        return self._tail if self._tail and self._tail.modules else None
 
     def compute_all_positions(self, why: str) -> None:
         """From now on, at the end of the model too."""
@@ -129,7 +129,7 @@ class SharedPrefix:
             return
         if self._standing is None or self._standing.changes():
             self._standing = Standing(self._parts.modules)
-        limit = room_for(self._parts.root) if self._limit is None else self._limit
+        limit = self._room.read() if self._limit is None else self._limit
         recorder = Recorder(self._parts, list(self._sites.values()), self._below, self._copied, limit)
         self._recorded = recorder.passes
         with StandIns(self._parts.modules, recorder.called):
@@ -167,7 +167,7 @@ class SharedPrefix:
         if site is not None:
             changed.update(self._sites[site] if site in self._sites else _modules(self._parts.root, site))
         record = Record(self._record.passes[first:], self._record.watched) if first else self._record
-        tail = self._tail if self._tail and not unsettled and self._tail.serves(changed) else None
+        tail = self.tail if self.tail and not unsettled and self.tail.serves(changed) else None
         replayer = Replayer(record, Moved(self._parts, changed, unsettled), self._notes.tell, tail)
         try:
             with StandIns(replayer.watched, replayer.called):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
@@ -30,6 +30,9 @@ class Tail:
         modules: those of which only some positions are needed.
     """
 
+    # Products of very few rows are computed in another way, and others come out to the last bit.
+    fewest: ClassVar[int] = 16
+
     def __init__(self, parts: Map, recorded: Pass, modules: Sequence[nn.Linear]) -> None:
         self.modules = frozenset(modules)
         begin = min((recorded.first[module] for module in modules), default=len(recorded.events))
@@ -48,28 +51,26 @@ class Tail:
             return None
         if Reach.of((arguments, *keywords.values())).objects:
             return None  # could not be run again, since a cache that it was given is filled by then
-        return Kept(asked)
+        return Kept(asked, self.fewest)
 
     def run(
         self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any], kept: Kept
     ) -> Any:
         """What a module gives at the positions that are kept, and not-a-number elsewhere; or all of it."""
-        states = arguments[0] if len(arguments) == 1 and not keywords else None
-        chosen = kept.of(states) if isinstance(states, torch.Tensor) and states.dim() == 3 else ()
-        if states is None or not chosen:
+        chosen = kept.among(arguments, keywords)
+        if not chosen:
             return forward(*arguments, **keywords)
-        rows = torch.tensor(chosen, device=states.device)
+        states = arguments[0]
         weight = cast(torch.Tensor, module.weight)
         like = (states.shape, states.stride(), states.dtype, states.device)
         key = (*like, weight.shape, weight.stride(), weight.dtype, cast(Any, module.bias) is None, chosen)
         if key not in self._agree:
-            full = forward(states)
+            full, rows = forward(states), torch.tensor(chosen, device=states.device)
             self._agree[key] = torch.equal(forward(states.index_select(1, rows)), full.index_select(1, rows))
             return full
         if not self._agree[key]:
             return forward(states)
-        kept.has_left_out = True
-        return _spread(forward, states, rows)
+        return some_of(forward, arguments, keywords, kept)
 
     def is_sound(self, output: Any) -> bool:
         """Whether what a variant gave holds no not-a-number, which would come from positions that are left out."""
@@ -92,6 +93,8 @@ class Probe(Tail):
         has_begun: whether one of the modules was called.
     """
 
+    fewest = 1
+
     def __init__(self, parts: Map, recorded: Pass, modules: Sequence[nn.Linear], hidden: Collection[nn.Linear]) -> None:
         super().__init__(parts, recorded, modules)
         self.has_begun = False
@@ -103,7 +106,7 @@ class Probe(Tail):
         """All that the module gives, but for the positions that are not kept."""
         self.has_begun = True
         output = forward(*arguments, **keywords)
-        chosen = kept.of(output) if module in self._hidden and output.dim() == 3 else ()
+        chosen = kept.among(arguments, keywords) if module in self._hidden else ()
         if not chosen:
             return output
         kept.has_left_out = True
@@ -120,40 +123,53 @@ class Kept:
 
     Args:
         asked: how many of the last ones, or which.
+        fewest: rows that a product is to have at least; so many more positions are taken along.
 
     Attributes:
         has_left_out: whether others were left out.
 
     Examples:
-        >>> Kept(1).of(torch.zeros(1, 64, 2))[-3:]
-        (61, 62, 63)
-        >>> Kept(1).of(torch.zeros(1, 8, 2))  # it does not pay
+        >>> kept = Kept(1, fewest=4)
+        >>> kept.among((torch.zeros(1, 64, 2),), {}), kept.among((torch.zeros(2, 64, 2),), {})
+        ((60, 61, 62, 63), (62, 63))
+        >>> kept.among((torch.zeros(1, 6, 2),), {})  # it does not pay
         ()
     """
 
-    def __init__(self, asked: int | torch.Tensor) -> None:
+    def __init__(self, asked: int | torch.Tensor, fewest: int) -> None:
         self.has_left_out = False
         self._asked = set(asked.tolist()) if isinstance(asked, torch.Tensor) else asked
+        self._fewest = fewest
         self._chosen: dict[tuple[int, int], tuple[int, ...]] = {}
 
-    def of(self, states: torch.Tensor) -> tuple[int, ...]:
-        """Which positions of [batch, positions, width] to compute; none: all, since it does not pay to leave any out.
-
-        Products with very few rows are computed in another way, so that a few more are taken along.
-        """
+    def among(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[int, ...]:
+        """Which positions of [batch, positions, width] to compute; none: all, since leaving any out does not pay."""
+        states = arguments[0] if len(arguments) == 1 and not keywords else None
+        if not isinstance(states, torch.Tensor) or states.dim() != 3:
+            return ()
         batch, length = states.shape[:2]
         if (batch, length) not in self._chosen:
             asked = self._asked
             chosen = set(range(length - asked, length)) if isinstance(asked, int) else set(asked)
             more = iter(range(length - 1, -1, -1))
-            while len(chosen) < min(length, math.ceil(_ROWS / batch)):
+            while len(chosen) < min(length, math.ceil(self._fewest / batch)):
                 chosen.add(next(more))
             pays = 2 * len(chosen) <= length and min(chosen) >= 0 and max(chosen) < length
             self._chosen[batch, length] = tuple(sorted(chosen)) if pays else ()
         return self._chosen[batch, length]
 
 
-_ROWS = 16
+def some_of(forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any], kept: Kept) -> Any:
+    """What a module gives at the positions that are kept, and not-a-number elsewhere; or all of it."""
+    chosen = kept.among(arguments, keywords)
+    if not chosen:
+        return forward(*arguments, **keywords)
+    kept.has_left_out = True
+    states = arguments[0]
+    rows = torch.tensor(chosen, device=states.device)
+    part = forward(states.index_select(1, rows))
+    whole = part.new_full((part.shape[0], states.shape[1], part.shape[2]), math.nan)
+    return whole.index_copy_(1, rows, part)
 
 
 def asked_for(keywords: dict[str, Any]) -> int | torch.Tensor | None:
@@ -189,13 +205,6 @@ def candidates(recorded: Pass, sites: Sequence[tuple[nn.Module, ...]], parts: Ma
         for module in dict.fromkeys(late)
         if type(module) is nn.Linear and recorded.events.count(module) == 1 and not is_patched(module)
     ]
-
-
-def _spread(forward: Forward, states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """What a module gives at some positions, and not-a-number at all others."""
-    part = forward(states.index_select(1, rows))
-    whole = part.new_full((part.shape[0], states.shape[1], part.shape[2]), math.nan)
-    return whole.index_copy_(1, rows, part)
 
 
 def _are(rows: torch.Tensor, output: torch.Tensor) -> torch.Tensor:

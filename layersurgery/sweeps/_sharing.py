@@ -107,7 +107,7 @@ class Sharing:
         """The scorer's answer on a variant, while its surgery is in force."""
         if self._prefix is None or self._together is None or self._columns != columns:
             return scored()
-        if self._checked and (self._checked_cut or not self._prefix.has_tail):
+        if self._checked and (self._checked_cut or self._prefix.tail is None):
             with self._together.answering(surgery):
                 return scored()
         with _Outputs.of(self._module) as seen, self._together.answering(surgery):

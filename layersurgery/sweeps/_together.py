@@ -30,7 +30,7 @@ from layersurgery.sweeps._together_generate import (
 from layersurgery.sweeps._together_rows import Variant, Weights
 from layersurgery.sweeps._together_stack import Short, Stack, Stacked, differs, is_short, layer_of
 from layersurgery.sweeps._together_values import Attributes, CannotError, Placed
-from layersurgery.sweeps._usage import room_for
+from layersurgery.sweeps._usage import Room
 
 
 class Together:
@@ -78,6 +78,7 @@ class Together:
     ) -> None:
         self._model: Any = model
         self._prefix, self._always, self._limit = prefix, always, limit
+        self._free = Room(model)
         self._writings: list[Writing] = []
         self._shorts: list[Short] = []
         self._stacks = stack
@@ -126,6 +127,8 @@ class Together:
         Where memory runs out, the error comes through. Whatever else goes wrong leaves the variants to run on their
         own.
         """
+        if self._weights is not None and not self._weights.are_in_place:
+            self._weights, self._variants = None, {}
         if self._stacks and self._shorts and not self._writings and len(surgeries) > 1:
             try:
                 self._stack(surgeries)
@@ -251,7 +254,8 @@ class Together:
             for begin in range(0, len(ordered), size):
                 group = ordered[begin : begin + size]
                 chosen = [layers[variant.surgery] for variant in group]
-                output = Stack(self._model, recorded, short.samples, group, chosen).output(not self._checked)
+                stack = Stack(self._model, recorded, short.samples, group, chosen, tail=self._prefix.tail)
+                output = stack.output(not self._checked)
                 stacked = Stacked(output, short.samples)
                 if differs(stacked.part(0), base):
                     raise CannotError("the unmodified model gives something else then")
@@ -332,10 +336,9 @@ class Together:
 
     def _variant(self, surgery: Surgery) -> Variant:
         """What a surgery changes; of those that take no memory, as it was found before."""
-        if self._weights is None or not self._weights.are_in_place:
-            self._weights, self._variants = Weights(self._model.modules()), {}
         variant = self._variants.get(surgery)
-        if variant is None:
+        if variant is None or self._weights is None:
+            self._weights = self._weights or Weights(self._model.modules())
             variant = self._weights.under(self._model, surgery)
             if variant.nbytes < _NEXT_TO_NOTHING:
                 self._variants[surgery] = variant
@@ -358,7 +361,7 @@ class Together:
             yield group
 
     def _room(self) -> int:
-        limit = room_for(self._model) if self._limit is None else self._limit
+        limit = self._free.read() if self._limit is None else self._limit
         return _SOME if limit is None else limit
 
     def _compare(self, writing: Writing, texts: dict[Surgery, torch.Tensor]) -> None:

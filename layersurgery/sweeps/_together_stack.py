@@ -11,6 +11,7 @@ from torch import nn
 
 from layersurgery.surgery import Surgery
 from layersurgery.sweeps._prefix_record import Pass
+from layersurgery.sweeps._prefix_tail import Kept, Tail, some_of
 from layersurgery.sweeps._prefix_values import Freezer, Held, Reach, UnknownValueError, same, thaw
 from layersurgery.sweeps._stand_ins import Forward, StandIns
 from layersurgery.sweeps._together_rows import Rowwise, Variant
@@ -95,11 +96,21 @@ class Stack:
         samples: how many rows it had.
         variants: the variants, in the order in which they begin to differ.
         layers: of each variant, the layer in which it does.
+        tail: what is needed at scored positions only; None: there is no such thing.
     """
 
     def __init__(
-        self, model: nn.Module, recorded: Pass, samples: int, variants: Sequence[Variant], layers: Sequence[nn.Module]
+        self,
+        model: nn.Module,
+        recorded: Pass,
+        samples: int,
+        variants: Sequence[Variant],
+        layers: Sequence[nn.Module],
+        *,
+        tail: Tail | None = None,
     ) -> None:
+        self._tail = tail
+        self._kept: Kept | None = None
         self._model, self._recorded, self._samples = model, recorded, samples
         self._rows = samples * (len(variants) + 1)
         parts = [(slice(samples * number, samples * (number + 1)), one) for number, one in enumerate(variants, 1)]
@@ -123,7 +134,10 @@ class Stack:
         if not same(self._recorded.inputs, (arguments, keywords)):
             raise CannotError("what the model was given has changed since")
         arguments, keywords = self._repeated(arguments), self._repeated(keywords)
-        with StandIns([*self._heads, *self._rowwise.modules], self._called):
+        if self._tail is not None:
+            self._kept = self._tail.kept(self._recorded, arguments, keywords)
+        late = [] if self._tail is None or self._kept is None else self._tail.modules
+        with StandIns({*self._heads, *self._rowwise.modules, *late}, self._called):
             if not watched:
                 return self._model(*arguments, **keywords)
             with self._rowwise.watching():
@@ -136,8 +150,10 @@ class Stack:
 
     def _called(self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         head = self._heads.get(module)
+        if head is None and self._kept is not None and self._tail is not None and module in self._tail.modules:
+            return some_of(self._row_by_row(module, forward), arguments, keywords, self._kept)
         if head is None:
-            return self._rowwise.called(module, forward, arguments, keywords)
+            return self._row_by_row(module, forward)(*arguments, **keywords)
         if head == self._rows:
             return forward(*arguments, **keywords)
         self._rowwise.rows = head
@@ -146,6 +162,11 @@ class Stack:
         finally:
             self._rowwise.rows = self._rows
         return self._filled(output, head)
+
+    def _row_by_row(self, module: nn.Module, forward: Forward) -> Forward:
+        if module not in self._rowwise.modules:
+            return forward
+        return lambda *arguments, **keywords: self._rowwise.called(module, forward, arguments, keywords)
 
     def _narrowed(self, value: Any, head: int) -> Any:
         if isinstance(value, torch.Tensor):

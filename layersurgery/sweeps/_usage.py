@@ -74,11 +74,21 @@ def free_on(device: torch.device) -> int | None:
     return _free_on_host() if device.type == "cpu" else None
 
 
-def room_for(model: Any) -> int | None:
-    """Bytes that may be kept besides a model: a quarter of what is free where most of it is; None: cannot be told."""
-    _, sizes = size_of(model)
-    free = free_on(torch.device(max(sizes, key=lambda device: sizes[device]))) if sizes else None
-    return None if free is None else free // 4
+class Room:
+    """What may be kept besides a model: a quarter of what is free where most of it is.
+
+    Args:
+        model: the model; that it stays where it is, is taken for granted.
+    """
+
+    def __init__(self, model: Any) -> None:
+        _, sizes = size_of(model)
+        self._device = torch.device(max(sizes, key=lambda device: sizes[device])) if sizes else None
+
+    def read(self) -> int | None:
+        """Bytes of it now; None: cannot be told."""
+        free = None if self._device is None else free_on(self._device)
+        return None if free is None else free // 4
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def left_of(name, role="attention", most=5, scored=False):
     chosen = [sites[number] for number in spread]
     left = check(model, run, chosen, lambda site: ls.Surgery(at=site, do=do), prefix, snapshot=False)
     paths = {module: path for path, module in model.named_modules()}
-    few = sorted(paths[module] for module in prefix._tail.modules) if prefix.has_tail else []
+    few = sorted(paths[module] for module in prefix._tail.modules) if prefix.tail else []
     return left, prefix.notes, few
 
 
@@ -103,7 +103,7 @@ def test_some_classes(name):
 @pytest.mark.parametrize("name", ["vlm/llava_next", "causal/gemma2", "causal/cohere2"])
 def test_scored_positions(name, monkeypatch):
     """Of the last layer, what only the last position needs: queries, what attention gives, and the feed-forward."""
-    monkeypatch.setattr(_prefix_tail, "_ROWS", 4)
+    monkeypatch.setattr(_prefix_tail.Tail, "fewest", 4)
     left, _, few = left_of(name, most=4, scored=True)
     assert left < 1
     parts = {path.rpartition(".")[2] for path in few}
@@ -129,7 +129,7 @@ def main() -> int:
     wrong = 0
     scored = sys.argv[1:2] == ["--scored"]
     if scored:
-        _prefix_tail._ROWS = 4
+        _prefix_tail.Tail.fewest = 4
     for name in (name for name in names() if name.startswith(tuple(sys.argv[1 + scored :]) or "")):
         if scored and not takes_positions(name):
             continue

@@ -82,7 +82,7 @@ def test_which_modules(model):
     with torch.no_grad():
         with testing.restored(model), prefix.recording():
             model(**given)
-        assert prefix.has_tail
+        assert prefix.tail
         last, cuts = model.model.layers[-1], []
         assert prefix._tail.modules == {
             last.self_attn.q_proj,

@@ -18,8 +18,9 @@ import layersurgery as ls
 from layersurgery import testing
 from layersurgery.errors import LayerSurgeryWarning, ScoringError
 from layersurgery.sites import unwrap
-from layersurgery.sweeps import Job, LocalExecutor, ModelOracle, Result, _prefix
+from layersurgery.sweeps import Job, LocalExecutor, ModelOracle, Result
 from layersurgery.sweeps._prefix import SharedPrefix
+from layersurgery.sweeps._usage import Room
 from tests import models
 
 SAMPLES = list(range(12))
@@ -177,7 +178,7 @@ def test_what_does_not_fit_is_computed(model):
 
 @pytest.mark.parametrize(("room", "size"), [(20_000, 3), (4_000, 1), (100, 1)])
 def test_batches_are_as_small_as_what_is_shared_wants(model, monkeypatch, room, size):
-    monkeypatch.setattr(_prefix, "room_for", lambda model: room)
+    monkeypatch.setattr(Room, "read", lambda self: room)
     asked = []
 
     def asking(model, samples):
