@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from layersurgery.inspection import Anatomy, inspect
     from layersurgery.interventions import Intervention, LowRank, Mean, Noise, Scale, Skip, Uniform, Zero, register
     from layersurgery.scoring import ChoiceScorer, GenerationScorer, Scores, prompt_template
-    from layersurgery.search import Decision, Finding, PaperRule, TableOracle, talo
+    from layersurgery.search import Decision, Finding, HalvingRule, PaperRule, TableOracle, stability, talo
     from layersurgery.sites import Site, Sites, select
     from layersurgery.surgery import Surgery, status
     from layersurgery.sweeps import ModelOracle, ScoreTable, sweep
@@ -54,7 +54,9 @@ _ROOMS = {
     "talo": "search",
     "Finding": "search",
     "Decision": "search",
+    "HalvingRule": "search",
     "PaperRule": "search",
+    "stability": "search",
     "TableOracle": "search",
     "InteractionVectors": "vectors",
 }
@@ -91,7 +93,9 @@ __all__ = [
     "talo",
     "Finding",
     "Decision",
+    "HalvingRule",
     "PaperRule",
+    "stability",
     "TableOracle",
     "InteractionVectors",
     "errors",

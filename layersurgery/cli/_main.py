@@ -130,9 +130,15 @@ def _add_talo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     _add_model(parser)
     _add_questions(parser.add_argument_group("questions"))
     search = parser.add_argument_group("search")
-    search.add_argument("--shots", type=_count, default=20, metavar="N", help="probe samples of the first round (20)")
+    search.add_argument("--rule", choices=["halving", "paper"], help="how to decide (halving, or paper with --shots)")
     search.add_argument(
-        "--prune", action="store_true", help="do not evaluate sites further that can no longer win: same choice, sooner"
+        "--labels", type=_count, metavar="N", help="halving: most samples for the search (up to 200 of those there are)"
+    )
+    search.add_argument("--shots", type=_count, metavar="N", help="paper: probe samples of the first round (20)")
+    search.add_argument(
+        "--prune",
+        action="store_true",
+        help="paper: do not evaluate sites further that can no longer win: same choice, sooner",
     )
     search.add_argument(
         "--confirm",

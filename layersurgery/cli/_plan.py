@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -102,14 +102,16 @@ def plan(
     import numpy as np
 
     from layersurgery.interventions import Zero
-    from layersurgery.search import PaperRule
+    from layersurgery.search import HalvingRule
     from layersurgery.search._split import split
     from layersurgery.sites import select
     from layersurgery.sweeps._call import check_samples
     from layersurgery.sweeps._usage import measured
 
-    rule = PaperRule() if rule is None else rule
+    rule = HalvingRule() if rule is None else rule
     pool, held = split(check_samples(samples), confirm, rule, np.random.default_rng([seed, 1]))
+    if isinstance(rule, HalvingRule) and rule.labels is None:
+        rule = replace(rule, labels=len(pool))  # which tells beforehand what is read
     settings = {"at": select(model) if at is None else at, "do": Zero() if do is None else do}
     watch = _Stopwatch(scorer, clock)
     with measured(model) as memory:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from layersurgery.errors import TaskError
 from layersurgery.tasks import Sample
 
-EMBEDDED_PROBE = 200
+PROBE = 200
 EMBEDDED_CONFIRM = 500
 OWN_STYLE, BENCHMARK_STYLE = "plain", "vlmevalkit"
 
@@ -46,12 +47,13 @@ class Questions:
         return all(sample.kind == "mcq" for sample in (*self.pool, *held))
 
 
-def questions(options: argparse.Namespace, needed: int) -> Questions:
+def questions(options: argparse.Namespace, needed: int | None) -> Questions:
     """The questions that the command line asks for.
 
     Args:
         options: the arguments of `talo`.
-        needed: how many samples the search may need.
+        needed: how many samples the search may need; None: any number will do, and of a benchmark it gets half, 200 at
+            most.
 
     Raises:
         TaskError: for an unknown benchmark or task, or arguments that do not go together.
@@ -68,10 +70,10 @@ def questions(options: argparse.Namespace, needed: int) -> Questions:
                 raise TaskError(f"--{name} belongs to --benchmark, which was not given")
     if options.benchmark is not None:
         return _of_benchmark(options, needed)
-    return _of_embedded(options) if options.data is None else _own(options)
+    return _of_embedded(options, needed) if options.data is None else _own(options)
 
 
-def _of_benchmark(options: argparse.Namespace, needed: int) -> Questions:
+def _of_benchmark(options: argparse.Namespace, needed: int | None) -> Questions:
     from layersurgery.tasks import benchmark
 
     found = benchmark(options.benchmark)
@@ -84,7 +86,8 @@ def _of_benchmark(options: argparse.Namespace, needed: int) -> Questions:
         circular=options.circular,
     )
     # The paper's way: what the search cannot need is the test set.
-    confirm = max(0, len(samples) - needed) if options.confirm is None else options.confirm
+    search = min(PROBE, math.ceil(len(samples) / 2)) if needed is None else needed
+    confirm = max(0, len(samples) - search) if options.confirm is None else options.confirm
     return Questions(
         samples,
         confirm or None,
@@ -114,12 +117,12 @@ def _own(options: argparse.Namespace) -> Questions:
     return Questions(samples, options.confirm or None, {"data": options.data, "samples": len(samples)})
 
 
-def _of_embedded(options: argparse.Namespace) -> Questions:
+def _of_embedded(options: argparse.Namespace, needed: int | None) -> Questions:
     from layersurgery.embedded import TASKS, make_samples
 
     if options.task is None:
         raise TaskError(f"--task is needed without --benchmark and --data; the embedded tasks are {', '.join(TASKS)}")
-    pool = make_samples(options.task, "probe", options.limit or max(EMBEDDED_PROBE, 4 * options.shots))
+    pool = make_samples(options.task, "probe", options.limit or max(PROBE, 4 * (options.shots or 0), needed or 0))
     count = EMBEDDED_CONFIRM if options.confirm is None else options.confirm
     held = make_samples(options.task, "test", count) if count else None
     return Questions(pool, held, {"benchmark": "embedded", "samples": len(pool)})

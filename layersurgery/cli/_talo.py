@@ -21,8 +21,8 @@ def talo(options: argparse.Namespace) -> None:
     from layersurgery.interventions import intervention_from_dict
 
     do = intervention_from_dict({"name": options.do})
-    rule = ls.PaperRule(options.shots, prune=options.prune)
-    asked = questions(options, rule.labels_needed)
+    rule = _rule(options)
+    asked = questions(options, rule.labels_needed if options.labels or isinstance(rule, ls.PaperRule) else None)
     how = _way_of_scoring(options, asked)  # refused, if it must be, before a model is loaded
     loaded = load_model(
         options.model,
@@ -57,6 +57,20 @@ def talo(options: argparse.Namespace) -> None:
     if not options.json:
         for path in written:
             print(f"written: {path}")
+
+
+def _rule(options: argparse.Namespace) -> Any:
+    import layersurgery as ls
+
+    of_paper = options.shots is not None or options.prune
+    kind = options.rule or ("paper" if of_paper else "halving")
+    if kind == "halving" and of_paper:
+        raise TaskError("--shots and --prune are for --rule paper; give --labels with --rule halving")
+    if kind == "paper" and options.labels is not None:
+        raise TaskError("--labels is for --rule halving; give --shots with --rule paper")
+    if kind == "halving":
+        return ls.HalvingRule(options.labels)
+    return ls.PaperRule(options.shots or 20, prune=options.prune)
 
 
 def _image_record(processor: Any) -> dict[str, Any] | None:

@@ -28,6 +28,7 @@ class Decision:
         rounds: how often the sites were evaluated; 0 if never.
         redraws: how many probe sets were discarded because they said nothing.
         candidates: the sites that were still in the running at the end; more than one is a tie.
+        smoothed: whether sites were compared by smoothed margins, not by scores.
 
     Raises:
         SearchError: if `site` is neither None nor an index, 0 or above.
@@ -45,6 +46,7 @@ class Decision:
     rounds: int = 0
     redraws: int = 0
     candidates: tuple[int, ...] = ()
+    smoothed: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "site", _site(self.site))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from layersurgery.search._correct import Corrected
 from layersurgery.search._decision import Decision, Rule
 from layersurgery.search._intervals import Interval
 
@@ -37,7 +38,8 @@ class Finding:
         confirm_base: mean score of the unmodified model on the held-out samples; None: not evaluated.
         confirm_score: the same with the surgery applied.
         n_confirm: number of held-out samples evaluated.
-        interval: paired interval of the held-out gain; None: no check, or the scorer does not score single samples.
+        interval: paired interval of the held-out gain; without a check one from the probe that allows for the choice,
+            as its `method` says. None: no site was chosen, or the scorer does not score single samples.
         evaluations: cells evaluated in all: one sample on one variant each.
         rule: the rule.
         seed: the seed.
@@ -47,6 +49,8 @@ class Finding:
         probe_answers: what belongs beside the scores on the probe: how often no answer could be read, and what always
             answering the same letter would score.
         confirm_answers: the same of the held-out samples; None: not evaluated.
+        corrected: where a site was chosen and not checked on other samples: its gain without the luck of the choice;
+            None: that cannot be told.
     """
 
     surgery: Surgery | None
@@ -67,6 +71,7 @@ class Finding:
     confirm_ids: tuple[str, ...] = field(default=(), repr=False)
     probe_answers: Answers | None = None
     confirm_answers: Answers | None = None
+    corrected: Corrected | None = None
 
     @property
     def verdict(self) -> str:
@@ -85,14 +90,15 @@ class Finding:
 
     @property
     def gain(self) -> float:
-        """The held-out gain if there was a check, else the probe's."""
+        """The held-out gain if there was a check; else the probe's, less the luck of the choice where that is known."""
         if self.confirm_score is None or self.confirm_base is None:
-            return self.probe_gain
+            known = self.corrected is not None and math.isfinite(self.corrected.gain)
+            return self.corrected.gain if self.corrected is not None and known else self.probe_gain
         return self.confirm_score - self.confirm_base
 
     @property
     def harmful(self) -> bool:
-        """Whether the whole interval of the held-out gain lies below 0."""
+        """Whether the whole interval of the gain lies below 0."""
         return self.interval is not None and self.interval.high < 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,6 +128,9 @@ class Finding:
                 **_beside(self.confirm_answers),
                 "ids": self.confirm_ids,
             },
+            "corrected": None
+            if self.corrected is None
+            else {**vars(self.corrected), "interval": vars(self.corrected.interval)},
             "decision": {**vars(decision), "gains": None if decision.gains is None else decision.gains.tolist()},
             "evaluations": self.evaluations,
             "rule": repr(self.rule),
@@ -180,6 +189,7 @@ def _found(found: Finding, unit: _Unit) -> Iterator[str]:
 
 def _checked(found: Finding, unit: _Unit) -> Iterator[str]:
     if found.confirm_base is None or found.confirm_score is None:
+        yield from _without_check(found, unit)
         return
     yield (
         f"On {_samples(found.n_confirm, 'held-out ')} the score goes from {unit.level(found.confirm_base)} to "
@@ -194,6 +204,20 @@ def _checked(found: Finding, unit: _Unit) -> Iterator[str]:
     if found.harmful:
         yield "This is a harm: do not use the knock-out, keep the model."
     elif found.interval.low <= 0:
+        yield "The interval includes 0: that it helps is not shown."
+
+
+def _without_check(found: Finding, unit: _Unit) -> Iterator[str]:
+    corrected, interval = found.corrected, found.interval
+    if corrected is None or interval is None:
+        return
+    if math.isfinite(corrected.gain) and len(found.table.sites) > 1:
+        yield f"Corrected for the luck of the choice, the gain is estimated at {unit.change(corrected.gain)}"
+    else:
+        yield "What is known of the gain"
+    low, high = unit.number(interval.low), unit.number(interval.high)
+    yield f"({100 * interval.level:g} % interval {low} to {high}, {interval.method})."
+    if interval.low <= 0:
         yield "The interval includes 0: that it helps is not shown."
 
 
@@ -241,7 +265,7 @@ def _unknown(found: Finding) -> Iterator[str]:
     else:
         yield (
             "Not known: the true gain, and what the knock-out does to other tasks. The probe gain is the best of "
-            f"{sites} on {probe} and is biased upwards; it was not checked on held-out samples."
+            f"{sites} on {probe} and is biased upwards; it was not checked on held-out samples (confirm=)."
         )
 
 

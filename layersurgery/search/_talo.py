@@ -12,10 +12,11 @@ import numpy as np
 
 from layersurgery.errors import SearchError
 from layersurgery.scoring._reading import Reading
+from layersurgery.search._correct import Corrected, correct_gain
 from layersurgery.search._decision import Decision, Rule
 from layersurgery.search._finding import Finding
+from layersurgery.search._halving import HalvingRule
 from layersurgery.search._intervals import Interval, paired_interval
-from layersurgery.search._paper import PaperRule
 from layersurgery.search._split import split
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def talo(
         samples: the labelled samples that the probe is drawn from.
         at: the candidate sites; None: the attention of every layer of the language backbone, `select(model)`.
         do: the intervention; None: `Zero()`.
-        rule: how to decide; None: `PaperRule(20)`.
+        rule: how to decide; None: `HalvingRule()`; `PaperRule(shots)` is the paper's.
         confirm: held-out samples for the check of the chosen site, which the search never sees: how many of `samples`
             to draw and set aside (whole groups, so it may be fewer), or samples of their own. None: no check.
         seed: for all draws: the same seed, samples and scores give the same finding.
@@ -80,7 +81,7 @@ def talo(
         ...     model(torch.ones(1))
         ...     return [model[1].weight.item() == 0] * len(samples)
         >>> sites = ls.select(model, pattern="*")
-        >>> found = ls.talo(model, score, range(60), at=sites, rule=ls.PaperRule(10), confirm=40)
+        >>> found = ls.talo(model, score, range(60), at=sites, confirm=40)
         >>> found.verdict, found.site.path, found.gain, found.n_confirm
         ('knock out', '1', 1.0, 40)
     """
@@ -91,7 +92,7 @@ def talo(
     from layersurgery.sweeps._store import opened
 
     start = time.perf_counter()
-    rule = PaperRule() if rule is None else rule
+    rule = HalvingRule() if rule is None else rule
     _check(rule, seed)
     pool, held = split(check_samples(samples), confirm, rule, np.random.default_rng([seed, 1]))
     do = Zero() if do is None else do
@@ -113,6 +114,7 @@ def talo(
     table = oracle.table()
     probe = decision.columns or None
     base, gain = _on_probe(decision, table)
+    corrected = None if reading is not None else _corrected(oracle, decision)
     return Finding(
         surgery=None if chosen is None else oracle.surgeries[chosen],
         decision=decision,
@@ -123,7 +125,8 @@ def talo(
         confirm_base=None if reading is None else float(reading.correct[0].mean()),
         confirm_score=None if reading is None else float(reading.correct[1].mean()),
         n_confirm=0 if check is None else check.n_samples,
-        interval=_interval(check, reading),
+        interval=_interval(check, reading) if corrected is None else corrected.interval,
+        corrected=corrected,
         evaluations=oracle.cells + (0 if check is None else check.cells),
         rule=rule,
         seed=seed,
@@ -137,7 +140,7 @@ def talo(
 
 def _check(rule: Any, seed: Any) -> None:
     if not callable(rule):
-        raise SearchError(f"rule={rule!r} is not callable; give a rule such as PaperRule(20), or a function of yours")
+        raise SearchError(f"rule={rule!r} is not callable; give a rule such as HalvingRule(), or a function of yours")
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise SearchError(f"seed={seed!r}; give a whole number, 0 or above")
 
@@ -172,6 +175,17 @@ def _on_probe(decision: Decision, table: ScoreTable) -> tuple[float, float]:
     if decision.gains is not None:
         return base, float(decision.gains[decision.site])
     return base, float(table.vector[decision.site])
+
+
+def _corrected(oracle: ModelOracle, decision: Decision) -> Corrected | None:
+    """The gain without the luck of the choice; None where too little is known of what was compared with what."""
+    if decision.site is None or not oracle.per_sample or not decision.columns:
+        return None
+    table = oracle.table(decision.columns)
+    try:
+        return correct_gain(table.correct, decision.site, table.margin if decision.smoothed else None)
+    except SearchError:  # a rule of one's own, or pruning, evaluated sites in another order
+        return None
 
 
 def _answers(oracle: ModelOracle, probe: tuple[int, ...] | None, chosen: int | None) -> Answers | None:

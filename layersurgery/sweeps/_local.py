@@ -68,7 +68,9 @@ class LocalExecutor:
         """Evaluate these rows on these columns: see `Executor.run`."""
         left = self._in_order(columns)
         # The base pays for what is kept, and the first variant for the check.
-        self._pays_to_share = len(set(rows) - {0}) * len(left) > 2 * min(self._most, len(left))
+        variants, size = len(set(rows) - {0}), min(self._most, len(left))
+        self._pays_to_share = variants * len(left) > 2 * size
+        self._sharing.expect(variants * -(-len(left) // max(1, size)))
         try:
             with self._watch.watching():
                 while left:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -16,7 +16,7 @@ from layersurgery.scoring import Reading, Scores
 from layersurgery.sites import Site, Sites
 from layersurgery.surgery import Surgery
 from layersurgery.sweeps._answers import constant_answer
-from layersurgery.sweeps._call import Scorer, check_samples, sample_name
+from layersurgery.sweeps._call import Scorer, check_samples, group_of, sample_name
 from layersurgery.sweeps._cells import Cells
 from layersurgery.sweeps._executor import Executor, Job, Share
 from layersurgery.sweeps._local import LocalExecutor
@@ -115,6 +115,14 @@ class ModelOracle:
     def sites(self) -> Sites:
         """What the rows after the first stand for."""
         return self._sites
+
+    @property
+    def groups(self) -> tuple[Hashable, ...] | None:
+        """Of each sample, what its `group` names, so that samples of one group can be told; None: no sample has any."""
+        groups = [group_of(sample) for sample in self._samples]
+        if all(group is None for group in groups):
+            return None
+        return tuple((index,) if group is None else group for index, group in enumerate(groups))
 
     @property
     def surgeries(self) -> tuple[Surgery, ...]:

@@ -42,6 +42,8 @@ class SharedPrefix:
     Attributes:
         has_answered: whether anything was left out in the last variant.
         has_cut: whether positions that are not scored were.
+        trims: whether to look for what of the last layer is needed at scored positions only, which takes as long as
+            some ten of its runs.
         lacked_memory: whether some of the last recording was not kept since there was no room.
 
     Raises:
@@ -76,6 +78,7 @@ class SharedPrefix:
         self._notes = Notes()
         self._limit, self._room = limit, Room(model)
         self.has_answered = self.has_cut = self.lacked_memory = False
+        self.trims = True
 
     @property
     def notes(self) -> list[str]:
@@ -146,7 +149,7 @@ class SharedPrefix:
         self._record = Record.of(recorder.passes)
         if changes:
             self._standing = Standing(self._parts.modules)
-        elif self._tail is None:
+        elif self._tail is None and self.trims:
             self._tail = find_tail(self._parts, self._record, list(self._sites.values()))
 
     @contextmanager

@@ -21,7 +21,7 @@ from layersurgery.sweeps._together_values import Attributes
 def find_tail(parts: Map, record: Record, sites: Sequence[tuple[nn.Module, ...]]) -> Tail | None:
     """The tail of the first recorded call that asks for logits at some positions only; None: no call does.
 
-    The last layer runs once for each of its linear modules, and the model is left as it was.
+    The last layer runs about once for each of its linear modules, and the model is left as it was.
     """
     for number, recorded in enumerate(record.passes):
         if recorded.problem or asked_for(thaw(recorded.inputs)[1]) is None:
@@ -31,8 +31,7 @@ def find_tail(parts: Map, record: Record, sites: Sequence[tuple[nn.Module, ...]]
         before = Attributes(parts.modules)
         try:
             with torch.random.fork_rng(devices=[]), recorded.world.again() as same:
-                expected = trial.outputs(()) if same and found else None
-                modules = [one for one in found if expected and _equal(trial.outputs([one]), expected)]
+                modules = trial.unneeded() if same and found else []
         except Exception:  # a model that refuses what is no number: all positions are computed then
             modules = []
         finally:
@@ -47,13 +46,26 @@ class _Trial:
     Args:
         parts: how the model's modules are nested.
         record: the call, and those after it.
-        late: the modules with which the end begins.
+        late: the modules with which the end begins, latest first.
     """
 
     def __init__(self, parts: Map, record: Record, late: Sequence[nn.Linear]) -> None:
         self._parts, self._record, self._late = parts, record, late
 
-    def outputs(self, hidden: Sequence[nn.Linear]) -> list[torch.Tensor]:
+    def unneeded(self) -> list[nn.Linear]:
+        """Those of the late modules that are not needed at all positions."""
+        expected, modules, in_turn = self._outputs(()), list[nn.Linear](), 0
+        for module in self._late:
+            if not expected or in_turn > _IN_TURN:  # a layer before the last, as it seems
+                break
+            if _equal(self._outputs([module]), expected):
+                modules.append(module)
+                in_turn = 0
+            elif modules:
+                in_turn += 1
+        return modules
+
+    def _outputs(self, hidden: Sequence[nn.Linear]) -> list[torch.Tensor]:
         """What the model gives when positions of these modules are not-a-number; nothing where that cannot be told."""
         recorded = self._record.passes[0]
         probe = Probe(self._parts, recorded, self._late, hidden)
@@ -64,6 +76,9 @@ class _Trial:
         if operations.mixing or (hidden and not replayer.has_cut):
             return []
         return Reach.of(output).tensors
+
+
+_IN_TURN = 2  # modules that are needed, such as those of keys and values
 
 
 class _Operations(TorchDispatchMode):

@@ -195,16 +195,20 @@ def asked_for(keywords: dict[str, Any]) -> int | torch.Tensor | None:
 
 
 def candidates(recorded: Pass, sites: Sequence[tuple[nn.Module, ...]], parts: Map) -> list[nn.Linear]:
-    """Linear modules that began with or after the last site, and ran once."""
+    """The last of the linear modules that began with or after the last site, and ran once; latest first."""
     last = max((cut for cut in (recorded.cut(site, parts) for site in sites) if cut < math.inf), default=math.inf)
     if last == math.inf:
         return []
     late = recorded.events[int(last) :]
-    return [
+    found = [
         module
-        for module in dict.fromkeys(late)
+        for module in dict.fromkeys(reversed(late))
         if type(module) is nn.Linear and recorded.events.count(module) == 1 and not is_patched(module)
     ]
+    return found[:_LAYER]
+
+
+_LAYER = 12  # as many as a layer has, and a head
 
 
 def _are(rows: torch.Tensor, output: torch.Tensor) -> torch.Tensor:

@@ -49,6 +49,7 @@ class Sharing:
         self._checked = self._checked_cut = False
         self._columns: list[int] | None = None
         self._prepared = False
+        self._expected = 0
         self._notes: list[str] = []
 
     @property
@@ -59,6 +60,10 @@ class Sharing:
             shared = [note for note in shared if note != LATER_STEPS]
         together = () if self._together is None else self._together.notes
         return (*self._notes, *shared, *together)
+
+    def expect(self, variants: int) -> None:
+        """So many more variants of micro-batches are going to be run."""
+        self._expected += variants
 
     def in_order(self, rows: list[int]) -> list[int]:
         """The rows in the order in which to run them: the base first, and before the check the last site but one.
@@ -84,6 +89,7 @@ class Sharing:
             self._prefix = SharedPrefix(self._module, self._sites)
             inexact = self._inexact
             self._together = Together(self._module, self._prefix, always=inexact, stack=inexact)
+        self._prefix.trims = self._expected >= _MANY
         with self._together.recording():
             scores = scored()
         self._columns, self._prepared = columns, False
@@ -151,6 +157,9 @@ class Sharing:
         self._enabled = False
         self.forget()
         self._prefix = self._together = None
+
+
+_MANY = 24  # variants, for which it pays to look at the last layer
 
 
 class _Outputs(Onlooker):

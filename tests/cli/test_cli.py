@@ -227,6 +227,8 @@ def test_talo_on_ones_own_file(tmp_path):
         *data,
         "--confirm",
         "20",
+        "--shots",
+        "20",
     )
     failing(2, "no row of task 'kind': did you mean 'kinds'", "talo", "natural", *data[:2], "--task", "kind")
 

@@ -134,7 +134,7 @@ def test_memory_that_runs_out_is_found_here_already():
 
 def test_what_a_search_would_refuse_is_refused():
     with pytest.raises(SampleError, match="may need 35 labelled samples"):
-        planned_for(Slow(), n=20)
+        planned_for(Slow(), n=20, rule=ls.PaperRule(20))
     with pytest.raises(SurgeryError, match="is no intervention"):
         planned_for(Slow(), do="zero")
     model, score = Stack(2).train(), Slow()

@@ -10,7 +10,7 @@ import torch
 
 import layersurgery as ls
 from layersurgery.errors import LayerSurgeryWarning, SampleError, ScoringError, SearchError
-from layersurgery.search import Decision, PaperRule, paired_interval
+from layersurgery.search import Decision, HalvingRule, PaperRule, paired_interval
 from layersurgery.search._split import split
 from layersurgery.tasks import Sample
 from layersurgery.testing import restored
@@ -98,12 +98,12 @@ def test_without_a_site_there_is_nothing_to_check():
     assert "nothing to confirm" in str(found)
 
 
-def test_defaults_are_zero_and_the_papers_rule_on_the_attention_of_the_backbone():
+def test_defaults_are_zero_and_halving_on_the_attention_of_the_backbone():
     from tests.models import llama
 
     model = llama().eval()
     found = ls.talo(model, next_token, samples(35))
-    assert found.rule == PaperRule(20)
+    assert found.rule == HalvingRule()
     assert found.table.sites == ls.select(model)
     assert {step.do for surgery in found.table.surgeries for step in surgery.steps} == {ls.Zero()}
 
@@ -184,7 +184,7 @@ def test_samples_of_one_id_in_different_tasks_are_different():
     ("n", "settings", "message"),
     [
         (0, {}, "samples is empty"),
-        (34, {}, r"PaperRule\(shots=20\) may need 35 labelled samples; there are 34"),
+        (34, {"rule": PaperRule(20)}, r"PaperRule\(shots=20\) may need 35 labelled samples; there are 34"),
         (
             40,
             {"rule": PaperRule(10), "confirm": 30},
@@ -283,8 +283,12 @@ def test_a_paragraph_tells_base_site_gains_interval_cost_and_what_is_not_known()
 def test_without_a_check_the_paragraph_warns_of_the_winners_luck():
     found, _ = run(helped_by(1), samples(20), rule=PaperRule(10))
     assert "The probe gain is the best of 3 sites on 10 samples and is biased upwards; it was not checked" in str(found)
-    assert (found.confirmed, found.interval, found.confirm_base) == (False, None, None)
-    assert found.gain == found.probe_gain
+    assert (found.confirmed, found.confirm_base) == (False, None)
+    assert found.gain == found.corrected.gain
+    assert found.probe_gain == found.corrected.apparent
+    assert found.interval == found.corrected.interval
+    assert "Corrected for the luck of the choice, the gain is estimated at +" in str(found)
+    assert "selection-adjusted: Bonferroni over 3 sites" in str(found)
 
 
 def lucky(then, sites=3):

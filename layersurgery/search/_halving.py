@@ -1,0 +1,180 @@
+"""`HalvingRule`: successive halving of the sites on smoothed margins, and a gate that keeps the model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from layersurgery.errors import SearchError
+from layersurgery.search._decision import Decision
+from layersurgery.search._gate import Gate, luck, passes
+from layersurgery.search._oracle import Oracle
+from layersurgery.search._schedule import Round, schedule
+from layersurgery.search._seen import Seen
+
+_SHOTS = (10, 20)  # between which the default budget is that of the paper's rule
+_PER_SHOT = 1.2  # samples per row that the paper's rule reads in the end for one shot, a little less than on average
+
+
+@dataclass(frozen=True)
+class HalvingRule:
+    """Successive halving: all sites on few samples, the better half on more, down to one, and a gate at the end.
+
+    1. Each round reads new samples, on the unmodified model and all sites still in the running; the better half, by
+       mean score on all samples so far, goes on (32, 16, 8, 4, 2 sites). The cells are shared equally among rounds.
+    2. Scores are smoothed margins (`smooth`): an answer that nearly flips counts too, and each site's unit cancels.
+    3. The best of the last round is the finalist. It is knocked out if its mean score is higher than that of the
+       unmodified model, it repairs more answers than it breaks, and both by enough: the first by `z` standard errors,
+       the second by half of that. On 30 samples or fewer two thirds of `z` will do, and with fewer sites, the best of
+       which chance lifts less, a smaller `z`: 0.7 of it for 8 sites, half for 3 or fewer. Otherwise the model is kept.
+    4. Without margins, or where scores are not 0 or 1, the scores themselves are compared, and must differ by `z`
+       standard errors, on few samples too. A scorer of one number in all is judged by Student's t over sets of samples.
+
+    The gate is a decision, not a test: with `z` = 1.5, chance alone passes it in a good part of the tasks where no
+    site matters. What a chosen site gains must be measured on other samples.
+
+    A standard error is sqrt((S + 1/4) / (n (n - 1))), S the sum of squared deviations: the quarter keeps few samples
+    that agree from looking certain. An oracle may have `groups`, one name per sample. Samples of a group (questions on
+    one picture, say) then count as one in the standard error, and other groups are drawn first.
+
+    Args:
+        labels: most labelled samples to read; None: all there are.
+        budget: most cells (one sample on one variant) to read. None: about as many as the paper's rule reads with a
+            tenth as many shots as there are labels, but not fewer than 10 shots or more than 20, and never more
+            than half of all cells.
+        z: the gate for 32 sites, in standard errors; 0: any gain will do.
+        eta: one in `eta` sites survives a round.
+
+    Raises:
+        SearchError: if a setting makes no sense. When called: if there is no site, or the budget does not suffice for
+            one sample on every site.
+
+    Examples:
+        >>> from layersurgery.search import TableOracle
+        >>> rng = np.random.default_rng(0)
+        >>> margins = rng.normal(size=(9, 60))
+        >>> margins[6] += 2                                     # site 5 helps
+        >>> HalvingRule()(TableOracle(margins > 0, margins), rng).site
+        5
+    """
+
+    labels: int | None = None
+    budget: int | None = None
+    z: float = 1.5
+    eta: int = 2
+
+    def __post_init__(self) -> None:
+        for name, least, often in (("labels", 1, True), ("budget", 2, True), ("eta", 2, False)):
+            value = getattr(self, name)
+            whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+            if not (whole and value >= least) and not (often and value is None):
+                none = ", or None" if often else ""
+                raise SearchError(
+                    f"HalvingRule({name}={value!r}): {name} must be a whole number, {least} or above{none}"
+                )
+        if isinstance(self.z, bool) or not isinstance(self.z, (int, float, np.number)) or not 0 <= self.z < math.inf:
+            raise SearchError(f"HalvingRule(z={self.z!r}): z must be a number of standard errors, 0 or above")
+
+    @property
+    def labels_needed(self) -> int:
+        """The most samples that it asks for: `labels`; where that is None any number will do, and this is 1."""
+        return 1 if self.labels is None else int(self.labels)
+
+    def evaluations(self, sites: int, *, per_sample: bool = True) -> tuple[int, int]:
+        """The fewest and the most evaluations of a search: one sample on one variant each.
+
+        Both are the same where `labels` is given: then it is known beforehand what is read. Otherwise it depends on how
+        many labels there are.
+
+        Args:
+            sites: number of candidate sites.
+            per_sample: makes no difference here: no sample is read twice on the same variant, by whatever scorer.
+
+        Examples:
+            >>> HalvingRule(labels=100).evaluations(sites=32)
+            (396, 396)
+        """
+        del per_sample
+        fewest, most = (self.labels, self.labels) if self.labels is not None else (1, 10 * _SHOTS[1])
+        return self._cells(sites, fewest), self._cells(sites, most)
+
+    def __call__(self, oracle: Oracle, rng: np.random.Generator, /) -> Decision:
+        """Decide; see the class for the rule and for what is raised."""
+        if oracle.n_sites < 1:
+            raise SearchError("there is no site to search: give the oracle at least one besides the unmodified model")
+        rounds = self._rounds(oracle.n_sites, self._labels(oracle.n_samples))
+        order = _order(oracle, rng)
+        lots = rng.permutation(oracle.n_sites)  # sites that tie go by these, so that no layer is preferred
+        seen = Seen(oracle)
+        sites = list(range(oracle.n_sites))
+        for each in rounds:
+            sites = sites[: each.sites]
+            seen.add(sites, order[len(seen.columns) :][: each.samples])
+            means = dict(zip(sites, seen.compared(sites).means, strict=True))
+            sites.sort(key=lambda site: (-means[site], lots[site]))
+        return self._decision(seen, sites, len(rounds), oracle)
+
+    def _decision(self, seen: Seen, finalists: list[int], rounds: int, oracle: Oracle) -> Decision:
+        site = finalists[0]
+        gate = passes(seen, site, self.z * luck(oracle.n_sites), _groups(oracle))
+        gains = np.full(oracle.n_sites, np.nan)
+        gains[finalists] = seen.gains(finalists)
+        return Decision(
+            site if gate.open else None,
+            _reason(gate, seen, site, oracle.n_sites),
+            gains=gains,
+            columns=tuple(seen.columns),
+            base=seen.base,
+            rounds=rounds,
+            candidates=tuple(sorted(finalists)),
+            smoothed=not seen.note,
+        )
+
+    def _labels(self, there: int) -> int:
+        return there if self.labels is None else min(int(self.labels), there)
+
+    def _rounds(self, sites: int, labels: int) -> list[Round]:
+        shots = min(max(labels / 10, _SHOTS[0]), _SHOTS[1])
+        default = (sites + 1) * max(1.0, min(labels / 2, _PER_SHOT * shots))
+        return schedule(sites, labels, math.floor(default) if self.budget is None else int(self.budget), self.eta)
+
+    def _cells(self, sites: int, labels: int) -> int:
+        return sum(each.cells for each in self._rounds(sites, labels))
+
+
+def _order(oracle: Oracle, rng: np.random.Generator) -> list[int]:
+    """A random order in which no group comes a second time before every group has come once."""
+    order = [int(column) for column in rng.permutation(oracle.n_samples)]
+    groups = _groups(oracle)
+    if groups is None:
+        return order
+    count: dict[Any, int] = {}
+    turn: dict[int, int] = {}
+    for column in order:
+        turn[column] = count.get(groups[column], 0)
+        count[groups[column]] = turn[column] + 1
+    return sorted(order, key=turn.__getitem__)
+
+
+def _groups(oracle: Oracle) -> list[Any] | None:
+    groups = getattr(oracle, "groups", None)
+    if groups is None:
+        return None
+    groups = list(groups)
+    if len(groups) != oracle.n_samples:
+        raise SearchError(
+            f"{type(oracle).__name__}.groups names the groups of {len(groups)} samples, but there are "
+            f"{oracle.n_samples}; give one name per sample, or None"
+        )
+    return groups
+
+
+def _reason(gate: Gate, seen: Seen, site: int, sites: int) -> str:
+    n = len(seen.columns)
+    best = "the only site" if sites == 1 else f"the best of {sites} sites by halving"
+    where = f"{best}, on {n} sample{'' if n == 1 else 's'}"
+    found = f"{where}: {gate.text}" if gate.open else f"site {site}, {where}, is not shown to help: {gate.text}"
+    return f"{found}; compared {seen.note}" if seen.note else found
