@@ -199,6 +199,21 @@ def test_talo_on_the_planted_layer(tmp_path):
     assert {**again, "seconds": 0, "text": ""} == {**record, "seconds": 0, "text": ""}  # same seed, same numbers
 
 
+def test_talo_halves_the_sites_unless_asked_for_the_papers_rule():
+    words = ("talo", "planted", "--task", "digit_name", "--confirm", "30", "--json")
+    record = json.loads(ok(*words))
+    assert record["rule"] == "HalvingRule(labels=None, budget=None, z=1.5, eta=2)"
+    assert record["decision"]["smoothed"]
+    assert record["confirm"]["gain"] > 0.3
+    assert record["corrected"] is None
+    alone = json.loads(ok(*words[:4], "--confirm", "0", "--labels", "60", "--json"))
+    assert alone["rule"].startswith("HalvingRule(labels=60")
+    assert alone["corrected"]["gain"] <= alone["probe"]["gain"]
+    assert alone["corrected"]["interval"]["method"].endswith("Bonferroni over 9 sites")
+    failing(2, "--shots and --prune are for --rule paper", *words, "--rule", "halving", "--shots", "10")
+    failing(2, "--labels is for --rule halving", *words, "--rule", "paper", "--labels", "10")
+
+
 def test_talo_on_ones_own_file(tmp_path):
     """JSONL with image paths, another scorer, another intervention and other sites."""
     lines = []

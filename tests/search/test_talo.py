@@ -12,6 +12,7 @@ import layersurgery as ls
 from layersurgery.errors import LayerSurgeryWarning, SampleError, ScoringError, SearchError
 from layersurgery.search import Decision, HalvingRule, PaperRule, paired_interval
 from layersurgery.search._split import split
+from layersurgery.sweeps import ModelOracle
 from layersurgery.tasks import Sample
 from layersurgery.testing import restored
 
@@ -111,6 +112,22 @@ def test_defaults_are_zero_and_halving_on_the_attention_of_the_backbone():
 def next_token(model, samples):
     ids = torch.tensor([[3 + int(sample.id) % 7, 5, 9] for sample in samples])
     return (model(ids).logits[:, -1].argmax(-1) % 2).tolist()
+
+
+def test_samples_of_a_group_count_as_one():
+    """Twelve samples on two pictures: what is shown on one of them says little of another."""
+    scores = helped_by(1, n=12)
+    scores[0], scores[2] = 0, 1
+    alone, _ = run(scores, samples(12), rule=HalvingRule(z=8))
+    grouped, _ = run(scores, samples(12, group=["one"] * 6 + ["other"] * 6), rule=HalvingRule(z=8))
+    assert (alone.verdict, grouped.verdict) == ("knock out", "keep")
+
+
+def test_groups_are_those_that_samples_name():
+    model = Stack(2).eval()
+    oracle = ModelOracle(model, len, [1, {"group": "a"}], at=ls.select(model, pattern="layers.*"), do=ls.Zero())
+    assert oracle.groups == ((0,), "a")
+    assert ModelOracle(model, len, [1, 2], at=oracle.sites, do=ls.Zero()).groups is None
 
 
 def test_the_same_seed_gives_the_same_finding_and_another_draws_others():
