@@ -233,6 +233,12 @@ def _doubts(found: Finding, unit: _Unit) -> Iterator[str]:
             "the answers before using it."
         )
     base = found.probe_base if found.confirm_base is None else found.confirm_base
+    if answers.floor is not None and base < answers.floor[1] - 1e-9:
+        name, floor = answers.floor
+        yield (
+            f"The unmodified model's score of {unit.level(base)} is below that of {name}, {unit.level(floor)}: many "
+            "disturbances are gains from there."
+        )
     score = base + found.gain
     if answers.constant is not None and score <= answers.constant + 1e-9:  # a sum of fractions is not exact
         yield (

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ class Answers:
             the variant. None: the scorer does not say.
         constant: the score of always answering `letter`, or None: not known.
         letter: the letter that is right most often, or None.
+        chance: the score of guessing among the options, or None: not known. Not compared by `==`.
 
     Examples:
         >>> print(Answers((0.1, 0.5), 0.29, "B"))
@@ -32,6 +34,14 @@ class Answers:
     unanswered: tuple[float, ...] | None = None
     constant: float | None = None
     letter: str | None = None
+    chance: float | None = field(default=None, compare=False)
+
+    @property
+    def floor(self) -> tuple[str, float] | None:
+        """What a model without any skill would score at best, in words and as a number; None: not known."""
+        known = [("chance", self.chance), (f"always answering {self.letter}", self.constant)]
+        found = [(name, score) for name, score in known if score is not None]
+        return max(found, key=lambda one: one[1]) if found else None
 
     @property
     def fewer_answers(self) -> bool:
@@ -46,6 +56,7 @@ class Answers:
             "unanswered_changed": changed,
             "constant": self.constant,
             "constant_letter": self.letter,
+            "chance": self.chance,
         }
 
     def __str__(self) -> str:
@@ -68,6 +79,25 @@ class ConstantAnswer(NamedTuple):
 
     letter: str
     score: float
+
+
+def chance_level(samples: Sequence[Any]) -> float | None:
+    """The score of guessing among the options; None if some sample has none.
+
+    Args:
+        samples: as for `constant_answer`; where there are `variants`, all must be guessed right.
+
+    Examples:
+        >>> chance_level([{"options": "AB", "answer": "A"}, {"options": "ABCD", "answer": "A"}])
+        0.375
+    """
+    guessed: list[float] = []
+    for sample in samples:
+        if not _is_question(sample) or not _field(sample, "options"):
+            return None
+        asked = (sample, *(_field(sample, "variants") or ()))
+        guessed.append(math.prod(1 / max(1, len(_field(one, "options") or ())) for one in asked))
+    return math.fsum(guessed) / len(guessed) if guessed else None
 
 
 def constant_answer(samples: Sequence[Any]) -> ConstantAnswer | None:

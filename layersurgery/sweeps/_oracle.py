@@ -15,7 +15,7 @@ from layersurgery.interventions import Intervention
 from layersurgery.scoring import Reading, Scores
 from layersurgery.sites import Site, Sites
 from layersurgery.surgery import Surgery
-from layersurgery.sweeps._answers import constant_answer
+from layersurgery.sweeps._answers import chance_level, constant_answer
 from layersurgery.sweeps._call import Scorer, check_samples, group_of, sample_name
 from layersurgery.sweeps._cells import Cells
 from layersurgery.sweeps._executor import Executor, Job, Share
@@ -160,9 +160,10 @@ class ModelOracle:
         if self.per_sample is False:
             return replace(self._cells.totals_table(self._sites, self._surgeries), notes=self._executor.notes)
         wanted = self._cells.columns() if columns is None else _indices(columns, self.n_samples, "column")
-        constant = constant_answer([self._samples[column] for column in wanted])
-        table = self._cells.table(self._sites, self._surgeries, self._names, wanted, constant)
-        return replace(table, notes=self._executor.notes)
+        asked = [self._samples[column] for column in wanted]
+        table = self._cells.table(self._sites, self._surgeries, self._names, wanted, constant_answer(asked))
+        chance = None if table.constant is None else chance_level(asked)
+        return replace(table, notes=self._executor.notes, chance=chance)
 
     def names(self, columns: Iterable[int] | None = None) -> tuple[str, ...]:
         """What the samples of these columns are called; None: those that the base was last evaluated on."""

@@ -35,6 +35,7 @@ class ScoreTable:
             other; a sample without options counts as wrong, and one with `variants` as right if the letter is right in
             all of them. None: the samples do not say which letter is right, or the scores are not all 0 or 1.
         constant_letter: that letter, or None.
+        chance: the score of guessing among the options, or None where `constant` is.
     """
 
     sites: Sites
@@ -49,6 +50,7 @@ class ScoreTable:
     notes: tuple[str, ...] = ()
     constant: float | None = None
     constant_letter: str | None = None
+    chance: float | None = None
 
     @property
     def base(self) -> np.ndarray:
@@ -88,7 +90,7 @@ class ScoreTable:
         rows = [0] if site is None else [0, site + 1]
         known = self.unanswered is not None and np.isfinite(self.unanswered[rows]).all()
         shares = tuple(float(self.unanswered[row]) for row in rows) if known and self.unanswered is not None else None
-        return Answers(shares, self.constant, self.constant_letter)
+        return Answers(shares, self.constant, self.constant_letter, self.chance)
 
     def to_pandas(self) -> pandas.DataFrame:
         """A frame of scores: one row for the base and one per site, one column per sample."""

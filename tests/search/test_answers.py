@@ -70,6 +70,21 @@ def collapsed(row, sample):
     return "B" if row == 2 else wrong(sample)
 
 
+def half_right(row, sample):
+    """It knows two in five, and without site 1 all; guessing would give a quarter, and B two in five."""
+    return sample.letter if row == 2 or sample.letter in "AD" else wrong(sample)
+
+
+def test_a_base_that_guessing_beats_is_called_out():
+    below, _ = run(better)
+    assert below.confirm_answers.chance == 0.25
+    assert below.to_dict()["confirm"]["chance"] == 0.25
+    floor = max(0.25, below.confirm_answers.constant)
+    assert f"is below that of always answering B, {100 * floor:.1f} %: many disturbances are gains" in str(below)
+    level, _ = run(half_right, questions(60, lambda number: number % 4))
+    assert "many disturbances" not in str(level)
+
+
 def silent(row, sample):
     """Without site 1 it is right or says nothing; the model as it is answers wrong."""
     return (sample.letter if sample.answer else None) if row == 2 else wrong(sample)

@@ -74,9 +74,12 @@ def test_words():
         *[False] * 4,
         True,
     ]
-    empty = {"unanswered": None, "unanswered_changed": None, "constant": None, "constant_letter": None}
+    empty = {"unanswered": None, "unanswered_changed": None, "constant": None, "constant_letter": None, "chance": None}
     assert Answers().to_dict() == empty
-    assert Answers((0.1, 0.2), 0.3, "C").to_dict() == dict(zip(empty, (0.1, 0.2, 0.3, "C"), strict=True))
+    assert Answers((0.1, 0.2), 0.3, "C", 0.25).to_dict() == dict(zip(empty, (0.1, 0.2, 0.3, "C", 0.25), strict=True))
+    assert Answers().floor is None
+    assert Answers(None, 0.2, "C", 0.25).floor == ("chance", 0.25)
+    assert Answers(None, 0.3, "C", 0.25).floor == ("always answering C", 0.3)
 
 
 # --- of real sweeps ----------------------------------------------------------------------------------------------
