@@ -18,7 +18,7 @@ from tests.sweeps.test_prefix import same
 
 LENGTH = 64
 SAMPLES = list(range(4))
-MANY = list(range(16))
+MANY = list(range(24))
 
 
 @pytest.fixture
