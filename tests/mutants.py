@@ -33,11 +33,15 @@ class Mutant:
 LEDGER, BLOCK, PARAMETERS, TAPS, CLOCK = (
     f"layersurgery/surgery/_{name}.py" for name in ("ledger", "surgery", "parameters", "taps", "clock")
 )
-WATCH, LOCAL, SHARING, PREFIX, RECORD, REPLAY, STATE = (
+WATCH, LOCAL, SHARING, STAND_INS, RECORD, REPLAY, STATE, PROBE, TAIL = (
     f"layersurgery/sweeps/_{name}.py"
-    for name in ("watch", "local", "sharing", "prefix", "prefix_record", "prefix_replay", "prefix_state")
+    for name in (
+        *("watch", "local", "sharing", "stand_ins"),
+        *(f"prefix_{part}" for part in ("record", "replay", "state", "probe", "tail")),
+    )
 )
 GUARDS, SHARED = "tests/sweeps/test_prefix_guards.py", "tests/sweeps/test_sharing.py"
+TAILS, CLASSES = "tests/sweeps/test_prefix_tail.py", "tests/sweeps/test_prefix_architectures.py"
 MUTANTS = [
     Mutant(
         "1, 2: the parameter is not put back",
@@ -201,13 +205,48 @@ MUTANTS = [
         "        attributes = set[tuple[nn.Module, str]]()\n        states = []\n",
         GUARDS,
     ),
-    Mutant("2: a forward of ours stays", PREFIX, "            stand_in.leave(held)\n", "            pass\n", GUARDS),
+    Mutant("2: a forward of ours stays", STAND_INS, "            stand_in.leave(held)\n", "            pass\n", GUARDS),
     Mutant(
         "sharing: the first variant is not checked",
         SHARING,
-        "        if not (_same_scores(scores, full) and (written or seen.digests == expected.digests)):\n",
-        "        if not scores:\n",
+        "        same = _same_scores(scores, full) and (written or seen.digests == expected.digests)\n",
+        "        same = bool(scores)\n",
         SHARED,
+    ),
+    Mutant(
+        "sharing: positions are left out that matter",
+        PROBE,
+        "if _equal(self._outputs([module]), expected):",
+        "if self._outputs([module]):",
+        TAILS,
+    ),
+    Mutant(
+        "sharing: positions are left out where experts are chosen",
+        PROBE,
+        "return foreign or name in _MIXING or not _TAGS.isdisjoint(operation.tags)",
+        "return foreign and not _TAGS and not _MIXING",
+        f"{CLASSES} -k experts",
+    ),
+    Mutant(
+        "sharing: fewer rows may round otherwise",
+        TAIL,
+        "        if not self._agree[key]:\n            return forward(states)\n",
+        "",
+        TAILS,
+    ),
+    Mutant(
+        "sharing: whoever looks on sees positions that were left out",
+        TAIL,
+        " or any(map(hooks_on, self._around))",
+        "",
+        TAILS,
+    ),
+    Mutant(
+        "sharing: what comes from positions that were left out goes unseen",
+        TAIL,
+        "return first is None or not math.isnan(first.sum(dtype=torch.float32).item())",
+        "return first is None or bool(math)",
+        TAILS,
     ),
     Mutant(
         "2: the sweep's hooks stay",

@@ -112,6 +112,13 @@ def test_scored_positions(name, monkeypatch):
     assert len({path.rpartition(".layers.")[2].partition(".")[0] for path in few}) == 1
 
 
+@pytest.mark.parametrize("name", ["causal/qwen3_moe", "vlm/kimi_k25"])
+def test_all_positions_count_where_experts_are_chosen(name, monkeypatch):
+    """Which rows an expert computes at once, and so how it rounds, depends on all of them."""
+    monkeypatch.setattr(_prefix_tail.Tail, "fewest", 4)
+    assert left_of(name, most=4, scored=True)[2] == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("role", ["attention", "mlp", "layer"])
 @pytest.mark.parametrize("name", [name for name in names() if name not in REFUSED])
