@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
@@ -70,7 +71,9 @@ class LocalExecutor:
         # The base pays for what is kept, and the first variant for the check.
         variants, size = len(set(rows) - {0}), min(self._most, len(left))
         self._pays_to_share = variants * len(left) > 2 * size
-        self._sharing.expect(variants * -(-len(left) // max(1, size)))
+        if variants:
+            new = len(wanted(max(rows), left))
+            self._sharing.expect(variants * math.ceil(new / max(1, size)))
         try:
             with self._watch.watching():
                 while left:

@@ -18,7 +18,10 @@ import torch
 
 import layersurgery as ls
 from layersurgery.cli import main
+from layersurgery.cli._main import _parser
+from layersurgery.cli._talo import _rule
 from layersurgery.embedded import TASKS, make_samples
+from layersurgery.errors import TaskError
 from layersurgery.sweeps import Store
 from tests import models
 
@@ -210,8 +213,20 @@ def test_talo_halves_the_sites_unless_asked_for_the_papers_rule():
     assert alone["rule"].startswith("HalvingRule(labels=60")
     assert alone["corrected"]["gain"] <= alone["probe"]["gain"]
     assert alone["corrected"]["interval"]["method"].endswith("Bonferroni over 9 sites")
-    failing(2, "--shots and --prune are for --rule paper", *words, "--rule", "halving", "--shots", "10")
-    failing(2, "--labels is for --rule halving", *words, "--rule", "paper", "--labels", "10")
+
+
+def test_options_of_one_rule_are_refused_with_the_other():
+    def rule(*words):
+        return _rule(_parser().parse_args(["talo", "planted", *words]))
+
+    assert rule() == ls.HalvingRule()
+    assert rule("--labels", "30") == ls.HalvingRule(30)
+    assert rule("--shots", "8") == rule("--rule", "paper", "--shots", "8") == ls.PaperRule(8)
+    assert rule("--prune") == ls.PaperRule(20, prune=True)
+    with pytest.raises(TaskError, match="--shots and --prune are for --rule paper"):
+        rule("--rule", "halving", "--shots", "10")
+    with pytest.raises(TaskError, match="--labels is for --rule halving"):
+        rule("--rule", "paper", "--labels", "10")
 
 
 def test_talo_on_ones_own_file(tmp_path):
