@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from layersurgery._fields import field_of
 from layersurgery.errors import SampleError
 
 
@@ -96,7 +97,7 @@ def _check_disjoint(pool: list[Any], held: list[Any]) -> None:
 
 def _warn_of_overlap(pool: list[Any], held: list[Any]) -> None:
     """Of benchmarks that were built from one another, where the two sides come from different ones."""
-    sides = [dict.fromkeys(str(_field(sample, "benchmark") or "") for sample in side) for side in (pool, held)]
+    sides = [dict.fromkeys(str(field_of(sample, "benchmark") or "") for sample in side) for side in (pool, held)]
     pairs = [(one, other) for one in sides[0] for other in sides[1] if one and other and one != other]
     if not pairs:
         return
@@ -116,17 +117,13 @@ def _unit(sample: Any) -> Hashable:
 def _keys(sample: Any) -> list[tuple[Hashable, ...]]:
     """By what a sample is known to be the same as another, or to belong to it; the widest first."""
     keys: list[tuple[Hashable, ...]] = []
-    if (group := _field(sample, "group")) is not None:
+    if (group := field_of(sample, "group")) is not None:
         keys.append(("group", group))
-    if (name := _field(sample, "id")) is not None:
-        keys.append(("sample", _field(sample, "task"), name))
+    if (name := field_of(sample, "id")) is not None:
+        keys.append(("sample", field_of(sample, "task"), name))
         return keys
     try:
         hash(sample)
     except TypeError:
         return [*keys, ("object", id(sample))]
     return [*keys, ("sample", sample)]
-
-
-def _field(sample: Any, name: str) -> Any:
-    return sample.get(name) if isinstance(sample, dict) else getattr(sample, name, None)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, NamedTuple
 
+from layersurgery._fields import field_of
 from layersurgery.tasks import LETTERS
 
 
@@ -93,10 +94,10 @@ def chance_level(samples: Sequence[Any]) -> float | None:
     """
     guessed: list[float] = []
     for sample in samples:
-        if not _is_question(sample) or not _field(sample, "options"):
+        if not _is_question(sample) or not field_of(sample, "options"):
             return None
-        asked = (sample, *(_field(sample, "variants") or ()))
-        guessed.append(math.prod(1 / max(1, len(_field(one, "options") or ())) for one in asked))
+        asked = (sample, *(field_of(sample, "variants") or ()))
+        guessed.append(math.prod(1 / max(1, len(field_of(one, "options") or ())) for one in asked))
     return math.fsum(guessed) / len(guessed) if guessed else None
 
 
@@ -119,10 +120,10 @@ def constant_answer(samples: Sequence[Any]) -> ConstantAnswer | None:
     for sample in samples:
         if not _is_question(sample):
             return None
-        if not _field(sample, "options"):
+        if not field_of(sample, "options"):
             continue
         any_options = True
-        right = {_right_letter(one) for one in (sample, *(_field(sample, "variants") or ()))}
+        right = {_right_letter(one) for one in (sample, *(field_of(sample, "variants") or ()))}
         if None in right:
             return None
         if len(right) == 1:
@@ -134,18 +135,14 @@ def constant_answer(samples: Sequence[Any]) -> ConstantAnswer | None:
 
 
 def _is_question(sample: Any) -> bool:
-    return _field(sample, "answer") is not None
+    return field_of(sample, "answer") is not None
 
 
 def _right_letter(sample: Any) -> str | None:
-    options, answer = _field(sample, "options"), _field(sample, "answer")
+    options, answer = field_of(sample, "options"), field_of(sample, "answer")
     letters = LETTERS[: len(options)] if isinstance(options, (list, tuple)) else ""
     if isinstance(answer, str):
         letter = answer.strip().upper()
         return letter if len(letter) == 1 and letter in letters else None
     known = isinstance(answer, Integral) and not isinstance(answer, bool) and 0 <= int(answer) < len(letters)
     return letters[int(answer)] if known else None
-
-
-def _field(sample: Any, name: str) -> Any:
-    return sample.get(name) if isinstance(sample, dict) else getattr(sample, name, None)

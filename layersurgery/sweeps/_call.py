@@ -27,16 +27,6 @@ def sample_name(sample: Any, index: int) -> str:
     return str(index if name is None else name)
 
 
-def group_of(sample: Any) -> Any:
-    """What a sample belongs to, such as a picture that several questions are about; None: to nothing.
-
-    Examples:
-        >>> group_of({"group": "picture 3"})
-        'picture 3'
-    """
-    return sample.get("group") if isinstance(sample, dict) else getattr(sample, "group", None)
-
-
 def check_samples(samples: Sequence[Any]) -> tuple[Any, ...]:
     """The samples as a tuple.
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from layersurgery._fields import field_of
 from layersurgery.errors import SampleError, ScoringError, SurgeryError
 from layersurgery.interventions import Intervention
 from layersurgery.scoring import Reading, Scores
 from layersurgery.sites import Site, Sites
 from layersurgery.surgery import Surgery
 from layersurgery.sweeps._answers import chance_level, constant_answer
-from layersurgery.sweeps._call import Scorer, check_samples, group_of, sample_name
+from layersurgery.sweeps._call import Scorer, check_samples, sample_name
 from layersurgery.sweeps._cells import Cells
 from layersurgery.sweeps._executor import Executor, Job, Share
 from layersurgery.sweeps._local import LocalExecutor
@@ -119,7 +120,7 @@ class ModelOracle:
     @property
     def groups(self) -> tuple[Hashable, ...] | None:
         """Of each sample, what its `group` names, so that samples of one group can be told; None: no sample has any."""
-        groups = [group_of(sample) for sample in self._samples]
+        groups = [field_of(sample, "group") for sample in self._samples]
         if all(group is None for group in groups):
             return None
         return tuple((index,) if group is None else group for index, group in enumerate(groups))

@@ -130,7 +130,6 @@ class Sharing:
         elif same:
             self._checked, self._checked_cut = True, self._checked_cut or cut
         else:
-            self._checked = True
             self._give_up(surgery, full, scored)
         return full
 
