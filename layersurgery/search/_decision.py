@@ -29,6 +29,7 @@ class Decision:
         redraws: how many probe sets were discarded because they said nothing.
         candidates: the sites that were still in the running at the end; more than one is a tie.
         smoothed: whether sites were compared by smoothed margins, not by scores.
+        ranking: sites as the rule compared them, the best first; empty: as `gains` says.
 
     Raises:
         SearchError: if `site` is neither None nor an index, 0 or above.
@@ -47,6 +48,7 @@ class Decision:
     redraws: int = 0
     candidates: tuple[int, ...] = ()
     smoothed: bool = False
+    ranking: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "site", _site(self.site))
@@ -56,6 +58,7 @@ class Decision:
             object.__setattr__(self, "gains", gains)
         object.__setattr__(self, "columns", tuple(int(column) for column in self.columns))
         object.__setattr__(self, "candidates", tuple(int(site) for site in self.candidates))
+        object.__setattr__(self, "ranking", tuple(int(site) for site in self.ranking))
 
 
 class Rule(Protocol):

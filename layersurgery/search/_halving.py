@@ -111,15 +111,17 @@ class HalvingRule:
         order = _order(oracle, rng)
         lots = rng.permutation(oracle.n_sites)  # sites that tie go by these, so that no layer is preferred
         seen = Seen(oracle)
-        sites = list(range(oracle.n_sites))
+        sites, dropped = list(range(oracle.n_sites)), []
         for each in rounds:
-            sites = sites[: each.sites]
+            sites, dropped = sites[: each.sites], sites[each.sites :] + dropped
             seen.add(sites, order[len(seen.columns) :][: each.samples])
             means = dict(zip(sites, seen.compared(sites).means, strict=True))
             sites.sort(key=lambda site: (-means[site], lots[site]))
-        return self._decision(seen, sites, len(rounds), oracle)
+        return self._decision(seen, sites, dropped, len(rounds), oracle)
 
-    def _decision(self, seen: Seen, finalists: list[int], rounds: int, oracle: Oracle) -> Decision:
+    def _decision(
+        self, seen: Seen, finalists: list[int], dropped: list[int], rounds: int, oracle: Oracle
+    ) -> Decision:
         site = finalists[0]
         gate = passes(seen, site, self.z * luck(oracle.n_sites), _groups(oracle))
         gains = np.full(oracle.n_sites, np.nan)
@@ -133,6 +135,7 @@ class HalvingRule:
             rounds=rounds,
             candidates=tuple(sorted(finalists)),
             smoothed=not seen.note,
+            ranking=(*finalists, *dropped),
         )
 
     def _labels(self, there: int) -> int:
