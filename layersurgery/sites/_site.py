@@ -211,6 +211,13 @@ class Sites(Sequence[Site]):
                 raise SelectionError(f"site {str(site)!r} is given twice; pass each site once")
             seen.add(site)
 
+    @classmethod
+    def repeating(cls, sites: Iterable[Site]) -> Sites:
+        """Sites of which one may be there several times, each time with something else done to it: rows of a table."""
+        found = cls(())
+        found._sites = tuple(sites)
+        return found
+
     def __len__(self) -> int:
         return len(self._sites)
 
@@ -223,7 +230,7 @@ class Sites(Sequence[Site]):
     def __getitem__(self, index: slice) -> Sites: ...
     def __getitem__(self, index: int | slice) -> Site | Sites:
         if isinstance(index, slice):
-            return Sites(self._sites[index])
+            return Sites.repeating(self._sites[index])
         try:
             return self._sites[index]
         except IndexError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from layersurgery.interventions import Intervention
@@ -26,4 +26,17 @@ class Step:
     tied: Tied = "site"
 
     def __str__(self) -> str:
-        return f"{type(self.do).__name__.lower()} {self.site}"
+        return f"{_named(self.do)} {self.site}"
+
+
+def _named(do: Intervention) -> str:
+    """An intervention in short: what it is, and settings that are not the usual ones.
+
+    Examples:
+        >>> from layersurgery.interventions import Scale, Zero
+        >>> _named(Zero()), _named(Scale(0.5))
+        ('zero', 'scale(factor=0.5)')
+    """
+    settings = ((one.name, getattr(do, one.name), one.default) for one in fields(do) if one.repr)
+    unusual = [f"{name}={value!r}" for name, value, default in settings if value is not default and value != default]
+    return type(do).__name__.lower() + (f"({', '.join(unusual)})" if unusual else "")

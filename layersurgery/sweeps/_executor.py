@@ -24,11 +24,12 @@ class Job:
         samples: what the columns stand for.
         names: what the samples are called in messages.
         sites: what the rows after the first stand for.
-        surgeries: the variants themselves, in the order of `sites`.
+        surgeries: what the variants are, in the order of `sites`: put in force on top of `under`.
         batch_size: most samples in one call of the scorer; None: the scorer's own `batch_size`, else the executor's
             choice.
         share: let variants share what the unmodified model computes below their sites; "all": also run short calls of
             all variants as one batch, and decode texts of all as one in half precision, which may round otherwise.
+        under: a surgery that is in force throughout, in the base too, and that the executor puts in force and lifts.
     """
 
     model: Any
@@ -39,6 +40,7 @@ class Job:
     surgeries: Sequence[Surgery]
     batch_size: int | None = None
     share: Share = True
+    under: Surgery | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +48,7 @@ class Result:
     """What the scorer said of one variant.
 
     Args:
-        row: 0 is the unmodified model, i + 1 the model with site i changed.
+        row: 0 is the base, i + 1 the model with site i changed.
         columns: the samples it was asked about.
         scores: one of each per sample, or one number in all.
     """

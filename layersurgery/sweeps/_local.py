@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from layersurgery.errors import LayerSurgeryWarning, SampleError, ScoringError
@@ -47,7 +48,7 @@ class LocalExecutor:
         if job.share not in (True, False, "all"):
             raise ScoringError(f"share={job.share!r}: give True, False or 'all'")
         for surgery in job.surgeries:  # refuse what cannot be done before anything is evaluated
-            resolve(module, surgery.steps)
+            resolve(module, (*(job.under or ()), *surgery.steps))
         self._watch = Watch(module, job.sites)
         self._sharing = Sharing(module, job.sites, job.share)
         self._pays_to_share = False
@@ -74,8 +75,9 @@ class LocalExecutor:
         if variants:
             new = len(wanted(max(rows), left))
             self._sharing.expect(variants * math.ceil(new / max(1, size)))
+        in_force = nullcontext() if self._job.under is None else self._job.under(self._job.model)
         try:
-            with self._watch.watching():
+            with in_force, self._watch.watching():
                 while left:
                     batch = left if whole else left[: self._most]
                     all_done = yield from self._run_batch(sorted(rows), batch, wanted, whole)
@@ -184,7 +186,10 @@ class LocalExecutor:
 
 
 def _where(job: Job, row: int) -> str:
-    return "the unmodified model" if row == 0 else f"site {str(job.sites[row - 1])!r}"
+    base = "the unmodified model" if job.under is None else f"the model under {job.under}"
+    if row == 0:
+        return base
+    return f"site {str(job.sites[row - 1])!r}" + ("" if job.under is None else f" of {base}")
 
 
 def _checked_batch_size(batch_size: int | None, score: Any) -> int:

@@ -30,7 +30,8 @@ from layersurgery.sweeps._table import ScoreTable
 class ModelOracle:
     """Answers a decision rule's `read(rows, columns)` by running the model.
 
-    Row 0 is the unmodified model, row i + 1 the model with site i changed.
+    Row 0 is the unmodified model, row i + 1 the model with site i changed. Given several interventions, each site has a
+    row for each of them. Given a surgery to work under, that is in force in all rows, the first included.
 
     Every cell is evaluated at most once, by an executor (`LocalExecutor` says how). A scorer that gives one number for
     all samples is called once per row with all columns asked for; its number then stands in each of them.
@@ -40,7 +41,7 @@ class ModelOracle:
         score: `score(model, samples)`, giving one number per sample, or one in all, or `Scores`.
         samples: what the columns stand for.
         at: the sites, one per row after the first.
-        do: what happens at each site.
+        do: what happens at each site; several, of which each site then has a row for each.
         batch_size: most samples in one call of the scorer; None: the scorer's own `batch_size`, else 64.
         progress: show a bar with rate and time left on a terminal, or in a log a line every half minute; a string is
             its label.
@@ -48,6 +49,7 @@ class ModelOracle:
             there already is taken from; None: nothing is kept.
         share: let variants share what the unmodified model computes below their sites, as in `sweep`.
         executor: makes of a `Job` what runs the evaluations.
+        under: a surgery that is in force in all rows, so that row 0 is the model with it; None: nothing is.
 
     Attributes:
         cells: cells (row and sample) known so far.
@@ -71,21 +73,22 @@ class ModelOracle:
         samples: Sequence[Any],
         *,
         at: Site | Iterable[Site],
-        do: Intervention,
+        do: Intervention | Iterable[Intervention],
         batch_size: int | None = None,
         progress: bool | str = False,
         store: Store | str | os.PathLike[str] | None = None,
         share: Share = True,
         executor: Callable[[Job], Executor] = LocalExecutor,
+        under: Surgery | None = None,
     ) -> None:
         self._samples = check_samples(samples)
         self._names = [sample_name(sample, index) for index, sample in enumerate(self._samples)]
-        self._sites = Sites([at] if isinstance(at, Site) else at)
-        if not len(self._sites):
-            raise SurgeryError("at= holds no site; use layersurgery.select(model) to find some")
-        self._surgeries = tuple(Surgery(at=site, do=do) for site in self._sites)
+        steps = _variants(at, do)
+        self._under = under
+        self._sites = Sites.repeating(step.sites[0] for step in steps)
+        self._surgeries = tuple(step if under is None else under + step for step in steps)
         self._progress = Progress(_label(progress))
-        job = Job(model, score, self._samples, self._names, self._sites, self._surgeries, batch_size, share)
+        job = Job(model, score, self._samples, self._names, self._sites, steps, batch_size, share, under)
         self._executor: Executor = executor(job)
         self._cells = Cells(len(self._sites) + 1, len(self._samples))
         self.per_sample: bool | None = None
@@ -99,7 +102,7 @@ class ModelOracle:
                 score,
                 samples=self._samples,
                 names=self._names,
-                surgeries=(None, *self._surgeries),
+                surgeries=(under, *self._surgeries),
             )
 
     @property
@@ -114,7 +117,7 @@ class ModelOracle:
 
     @property
     def sites(self) -> Sites:
-        """What the rows after the first stand for."""
+        """Where the rows after the first change the model; one of several interventions' sites once for each."""
         return self._sites
 
     @property
@@ -127,8 +130,13 @@ class ModelOracle:
 
     @property
     def surgeries(self) -> tuple[Surgery, ...]:
-        """The variants themselves."""
+        """The variants themselves, each with what is in force in all rows."""
         return self._surgeries
+
+    @property
+    def under(self) -> Surgery | None:
+        """What is in force in all rows."""
+        return self._under
 
     @property
     def batch_size(self) -> int | None:
@@ -159,12 +167,13 @@ class ModelOracle:
             SampleError: if a column is out of range, or there is none.
         """
         if self.per_sample is False:
-            return replace(self._cells.totals_table(self._sites, self._surgeries), notes=self._executor.notes)
+            totals = self._cells.totals_table(self._sites, self._surgeries)
+            return replace(totals, notes=self._executor.notes, under=self._under)
         wanted = self._cells.columns() if columns is None else _indices(columns, self.n_samples, "column")
         asked = [self._samples[column] for column in wanted]
         table = self._cells.table(self._sites, self._surgeries, self._names, wanted, constant_answer(asked))
         chance = None if table.constant is None else chance_level(asked)
-        return replace(table, notes=self._executor.notes, chance=chance)
+        return replace(table, notes=self._executor.notes, chance=chance, under=self._under)
 
     def names(self, columns: Iterable[int] | None = None) -> tuple[str, ...]:
         """What the samples of these columns are called; None: those that the base was last evaluated on."""
@@ -248,6 +257,20 @@ class ModelOracle:
                 self._take_total(result.row, columns, result.scores)
                 evaluated(len(columns))
         return Reading(np.repeat([[known[row]] for row in rows], len(columns), axis=1))
+
+
+def _variants(at: Site | Iterable[Site], do: Intervention | Iterable[Intervention]) -> tuple[Surgery, ...]:
+    """Every intervention at every site, site by site."""
+    sites = Sites([at] if isinstance(at, Site) else at)
+    if not len(sites):
+        raise SurgeryError("at= holds no site; use layersurgery.select(model) to find some")
+    several = [do] if isinstance(do, Intervention) or not isinstance(do, Iterable) else list(do)
+    if not several:
+        raise SurgeryError("do= holds no intervention; give one, such as layersurgery.Zero(), or a list of some")
+    twice = next((one for number, one in enumerate(several) if one in several[:number]), None)
+    if twice is not None:
+        raise SurgeryError(f"do= holds {twice!r} twice; give each intervention once")
+    return tuple(Surgery(at=site, do=one) for site in sites for one in several)
 
 
 def _label(progress: bool | str) -> str | None:

@@ -235,10 +235,12 @@ def _told(surgery: Surgery | None) -> tuple[Any, ...]:
     """What a reader of the store is told of a variant."""
     if surgery is None:
         return None, None, None, None
-    step = surgery.steps[0]
-    seed: Any = getattr(step.do, "seed", None)
-    known = isinstance(seed, Integral) and abs(int(seed)) < 1 << 63
-    return _text(str(step.site)), step.site.layer, _text(repr(step.do)), int(seed) if known else None
+    steps = surgery.steps
+    seed: Any = getattr(steps[0].do, "seed", None)
+    known = len(steps) == 1 and isinstance(seed, Integral) and abs(int(seed)) < 1 << 63
+    sites = " + ".join(str(step.site) for step in steps)
+    done = " + ".join(dict.fromkeys(repr(step.do) for step in steps))
+    return _text(sites), steps[0].site.layer if len(steps) == 1 else None, _text(done), int(seed) if known else None
 
 
 def _scorer_name(score: Any) -> str:

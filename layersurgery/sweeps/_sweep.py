@@ -9,6 +9,7 @@ from typing import Any
 
 from layersurgery.interventions import Intervention, Zero
 from layersurgery.sites import Site, select
+from layersurgery.surgery import Surgery
 from layersurgery.sweeps._call import Scorer
 from layersurgery.sweeps._executor import Share
 from layersurgery.sweeps._oracle import ModelOracle
@@ -22,11 +23,12 @@ def sweep(
     samples: Sequence[Any],
     *,
     at: Site | Iterable[Site] | None = None,
-    do: Intervention | None = None,
+    do: Intervention | Iterable[Intervention] | None = None,
     batch_size: int | None = None,
     progress: bool | str = False,
     store: Store | str | os.PathLike[str] | None = None,
     share: Share = True,
+    under: Surgery | None = None,
 ) -> ScoreTable:
     """Score the unmodified model and, one site at a time, the model with that site changed (paper, section 3).
 
@@ -35,7 +37,7 @@ def sweep(
         score: `score(model, samples)`, giving one real number per sample (higher is better), one in all, or `Scores`.
         samples: the labelled samples; anything that the scorer understands.
         at: the sites; None: the attention of every layer of the language backbone, `select(model)`.
-        do: the intervention; None: `Zero()`.
+        do: the intervention; several: every site with each of them, in one table. None: `Zero()`.
         batch_size: most samples in one call of the scorer, halved where memory runs out; None: the scorer's own
             `batch_size`, else 64.
         progress: show a bar with rate and time left on a terminal, or in a log a line every half minute; a string is
@@ -46,6 +48,7 @@ def sweep(
             last bit; where that cannot be had the model runs in full, and `table.notes` says why. False: always in
             full. "all": also run calls of a few tokens for all variants at once, and let them write their texts at once
             in half precision, too, which may change a score in its last digits.
+        under: a surgery that is in force throughout, so that the table tells what each site does on top of it.
 
     Returns:
         The table of scores; `table.vector` is the task-layer interaction vector.
@@ -79,6 +82,7 @@ def sweep(
             progress=progress,
             store=kept,
             share=share,
+            under=under,
         )
         oracle.read(range(oracle.n_sites + 1), range(oracle.n_samples))
         return oracle.table()

@@ -21,10 +21,10 @@ class ScoreTable:
     """Scores of base and variants; row i of `scores` belongs to `sites[i]`. Cells that were not evaluated are NaN.
 
     Args:
-        sites: where each variant intervenes.
-        surgeries: what each variant is, in the order of `sites`.
+        sites: where each variant intervenes; a site is there once for each intervention that was tried at it.
+        surgeries: what each variant is, in the order of `sites`, with all that is in force.
         samples: names of the samples (their `id`, else their position).
-        correct: [sites + 1, n] scores; row 0 is the unmodified model.
+        correct: [sites + 1, n] scores; row 0 is the base: the unmodified model, or that with `under` in force.
         margin: [sites + 1, n] margins in nats, or None.
         answered: [sites + 1, n] 1 where an answer could be read, 0 where not, or None.
         text: generated answers by row and column, None where not evaluated; or None altogether.
@@ -36,6 +36,7 @@ class ScoreTable:
             all of them. None: the samples do not say which letter is right, or the scores are not all 0 or 1.
         constant_letter: that letter, or None.
         chance: the score of guessing among the options, or None where `constant` is.
+        under: a surgery that is in force in all rows, the base included; None: nothing is.
     """
 
     sites: Sites
@@ -51,10 +52,11 @@ class ScoreTable:
     constant: float | None = None
     constant_letter: str | None = None
     chance: float | None = None
+    under: Surgery | None = None
 
     @property
     def base(self) -> np.ndarray:
-        """[n] scores of the unmodified model."""
+        """[n] scores of the base."""
         return self.correct[0]
 
     @property
@@ -75,7 +77,7 @@ class ScoreTable:
 
     @property
     def unanswered(self) -> np.ndarray | None:
-        """[sites + 1] share of samples in which no answer could be read; row 0 is the unmodified model.
+        """[sites + 1] share of samples in which no answer could be read; row 0 is the base.
 
         NaN for a row that was not evaluated; None if the scorer does not say.
         """
@@ -110,7 +112,14 @@ class ScoreTable:
         lines = [f"base {base:.3f} on {len(self.samples)} samples" if self.per_sample else f"base {base:.4g}"]
         if beside := str(self.answers()):
             lines[0] += f" ({beside})"
-        for site, change in zip(self.sites, self.vector, strict=True):
+        if self.under is not None:
+            lines[0] += f", under {self.under}"
+        for row, (site, change) in enumerate(zip(self.sites, self.vector, strict=True)):
             layer = "-" if site.layer is None else str(site.layer)
-            lines.append(f"{layer:>5}  {change:+.3f}  {site}")
+            lines.append(f"{layer:>5}  {change:+.3f}  {site if self.is_of_one_kind else self.surgeries[row].steps[-1]}")
         return "\n".join([lines[0], "layer  change  site", *lines[1:], *self.notes])
+
+    @property
+    def is_of_one_kind(self) -> bool:
+        """Whether the same was done at all sites, so that a site's name tells which variant it is."""
+        return len({surgery.steps[-1].do for surgery in self.surgeries}) == 1

@@ -61,13 +61,13 @@ def _same_length(vectors: dict[str, np.ndarray]) -> list[np.ndarray]:
 
 def _sites(vectors: Mapping[str, Any], n: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Labels and layer numbers of the sites, the same for all vectors that know theirs."""
-    known = {task: tuple(value.sites) for task, value in vectors.items() if hasattr(value, "sites")}
+    known = {task: value for task, value in vectors.items() if hasattr(value, "sites")}
     if not known:
         return tuple(map(str, range(n))), tuple(range(n))
-    (first, sites), *rest = known.items()
-    labels = tuple(map(str, sites))
+    (first, table), *rest = known.items()
+    sites, labels = tuple(table.sites), _labels(table)
     for task, others in rest:
-        for mine, theirs in zip(labels, map(str, others), strict=True):
+        for mine, theirs in zip(labels, _labels(others), strict=True):
             if mine != theirs:
                 raise VectorError(
                     f"task {first!r} was swept at {mine} where task {task!r} was at {theirs}; vectors must be of the "
@@ -77,6 +77,14 @@ def _sites(vectors: Mapping[str, Any], n: int) -> tuple[tuple[str, ...], tuple[i
     if None in layers or len(set(layers)) < n:
         return labels, tuple(range(n))
     return labels, tuple(int(layer) for layer in layers if layer is not None)
+
+
+def _labels(table: Any) -> tuple[str, ...]:
+    """What tells the rows apart: the sites, or what was done there where a site was changed in several ways."""
+    labels = tuple(map(str, table.sites))
+    if len(set(labels)) == len(labels) or not hasattr(table, "surgeries"):
+        return labels
+    return tuple(map(str, table.surgeries))
 
 
 def _base(value: Any) -> float:

@@ -300,7 +300,12 @@ def account(decision):
 )
 def test_pruning_never_changes_the_decision(scores, shots, seed):
     whole, pruned = TableOracle(scores), TableOracle(scores)
-    expected = PaperRule(shots)(whole, np.random.default_rng(seed))
+    try:
+        expected = PaperRule(shots)(whole, np.random.default_rng(seed))
+    except SearchError:  # probe sets that are solved were discarded, and too few samples are left
+        with pytest.raises(SearchError, match="samples"):
+            PaperRule(shots, prune=True)(pruned, np.random.default_rng(seed))
+        return
     found = PaperRule(shots, prune=True)(pruned, np.random.default_rng(seed))
     assert account(found) == account(expected)
     assert found.reason == expected.reason
