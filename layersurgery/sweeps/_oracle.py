@@ -169,15 +169,20 @@ class ModelOracle:
         if self.per_sample is False:
             totals = self._cells.totals_table(self._sites, self._surgeries)
             return replace(totals, notes=self._executor.notes, under=self._under)
-        wanted = self._cells.columns() if columns is None else _indices(columns, self.n_samples, "column")
+        wanted = self.columns if columns is None else _indices(columns, self.n_samples, "column")
         asked = [self._samples[column] for column in wanted]
         table = self._cells.table(self._sites, self._surgeries, self._names, wanted, constant_answer(asked))
         chance = None if table.constant is None else chance_level(asked)
         return replace(table, notes=self._executor.notes, chance=chance, under=self._under)
 
+    @property
+    def columns(self) -> list[int]:
+        """The columns that row 0 was evaluated on; of a scorer of one number in all, the last ones."""
+        return self._cells.columns()
+
     def names(self, columns: Iterable[int] | None = None) -> tuple[str, ...]:
         """What the samples of these columns are called; None: those that the base was last evaluated on."""
-        wanted = self._cells.columns() if columns is None else _indices(columns, self.n_samples, "column")
+        wanted = self.columns if columns is None else _indices(columns, self.n_samples, "column")
         return tuple(self._names[column] for column in wanted)
 
     def _evaluate_missing(self, rows: list[int], columns: list[int]) -> None:

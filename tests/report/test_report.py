@@ -10,7 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from layersurgery.errors import VectorError
 from layersurgery.interventions import Zero
-from layersurgery.report import dendrogram, heatmap, plot_vector, terminal_heatmap
+from layersurgery.report import dendrogram, heatmap, plot_stability, plot_vector, terminal_heatmap
+from layersurgery.search import Stability
 from layersurgery.sites import Site, Sites
 from layersurgery.surgery import Surgery
 from layersurgery.sweeps import ScoreTable
@@ -102,6 +103,7 @@ def test_plots_touch_no_global_state():
     before = list(pyplot.get_fignums()) if pyplot else []
     heatmap(VECTORS)
     plot_vector([0.1, 0.2])
+    stable().plot()
     VECTORS.plot_clusters()
     assert (list(pyplot.get_fignums()) if pyplot else []) == before
 
@@ -126,7 +128,9 @@ def test_a_limit_must_be_positive():
         heatmap(CHANGES, limit=0)
 
 
-@pytest.mark.parametrize("plot", [lambda: heatmap(CHANGES), lambda: plot_vector([0.1]), VECTORS.plot_heatmap])
+@pytest.mark.parametrize(
+    "plot", [lambda: heatmap(CHANGES), lambda: plot_vector([0.1]), lambda: stable().plot(), VECTORS.plot_heatmap]
+)
 def test_without_matplotlib_the_message_says_what_to_install(monkeypatch, plot):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install layersurgery\[plots\]"):
@@ -187,6 +191,75 @@ def test_scores_that_are_no_accuracy_are_not_called_percent():
     axes = replace(table, correct=table.correct * 7.5, answered=np.ones((4, 12))).plot().axes[0]
     assert axes.get_xlabel().splitlines() == ["layer", "no answer could be read in 0.0 %"]
     assert score_table().plot().axes[0].get_xlabel() == plot_vector([0.1]).axes[0].get_xlabel() == "layer"
+
+
+def stable(chosen=(2, 30, 0), labels=(4, 5, 6), undecided=0, tables=19):
+    """Of 40 resamples, in a reference where layer 5 is chosen in 0, 1, 2, ... of them and layer 6 in four."""
+    references = np.array([[0, table, 4] for table in range(tables)])
+    return Stability(np.array(chosen), 40, references, undecided, labels)
+
+
+def bars_of(axes, width):
+    return [bar for bar in axes.patches if bar.get_width() == pytest.approx(width)]
+
+
+def test_every_bar_of_the_stability_stands_before_what_it_is_by_chance():
+    axes = stable().plot(title="a task").axes[0]
+    assert [bar.get_height() for bar in bars_of(axes, 0.5)] == [5, 75, 0, 20]
+    by_chance = bars_of(axes, 0.9)
+    assert [bar.get_y() for bar in by_chance] == pytest.approx([0, 2.25, 10, 47.25])
+    assert [bar.get_y() + bar.get_height() for bar in by_chance] == pytest.approx([0, 42.75, 10, 87.75])
+    means = [segment[0][1] for segment in axes.collections[0].get_segments()]
+    assert means == pytest.approx([0, 22.5, 10, 67.5])
+    assert ticks(axes.get_xticklabels()) == ["4", "5", "6", "keep"]
+    assert axes.get_xlabel().splitlines() == ["layer", "layer 5: 75 %, p = 0.05"]
+    assert axes.get_title(loc="left") == "a task"
+
+
+@pytest.mark.parametrize(
+    ("tables", "height", "text"),
+    [
+        (19, 45, "above it p ≤ 0.05"),
+        (39, 92.5, "above it p ≤ 0.05"),
+        (18, 42.5, "the most that a site has in 18 such tables"),
+    ],
+)
+def test_the_line_is_what_a_site_must_pass_to_stand_out(tables, height, text):
+    found = stable(tables=tables)
+    figure = found.plot()
+    line = figure.axes[0].collections[1].get_segments()[0]
+    assert line[:, 1] == pytest.approx([height, height])
+    assert line[1, 0] < 3  # not over the bar of the kept model
+    assert [entry.get_text() for entry in figure.legends[0].get_texts()][-1] == text
+    above, at = (replace(found, chosen=np.array([count, 0, 0])) for count in (height * 0.4 + 1, height * 0.4))
+    assert (above.p <= 0.05) == (tables > 18)
+    assert at.p > 0.05
+
+
+def test_a_model_that_is_always_kept_and_samples_that_are_too_few_are_told_below():
+    axes = plot_stability(stable(chosen=(0, 0, 0), labels=None, undecided=3)).axes[0]
+    said = ["site", "always kept", "too few samples to decide in 3, kept there"]
+    assert axes.get_xlabel().splitlines() == said
+    assert ticks(axes.get_xticklabels()) == ["0", "1", "2", "keep"]
+
+
+@pytest.mark.parametrize(("sites", "labels"), [(3, None), (8, None), (8, "long"), (64, None)])
+def test_nothing_of_the_stability_lies_outside_of_its_picture_or_on_another_label(sites, labels):
+    names = tuple(f"zero model.language_model.layers.{site}.self_attn" for site in range(sites))
+    chosen = np.eye(sites, dtype=int)[-1] * 40
+    found = Stability(chosen, 40, chosen[None], 0, names if labels else tuple(range(sites)))
+    figure = found.plot(title="a task")
+    FigureCanvasAgg(figure).draw()
+    axes, (legend,) = figure.axes[0], figure.legends
+    beside = [*axes.get_xticklabels(), axes.xaxis.label, axes.yaxis.label, *legend.get_texts()]
+    boxes = [text.get_window_extent() for text in beside]
+    width, height = figure.canvas.get_width_height()
+    assert all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height for box in boxes)
+    below = boxes[: -1 - len(legend.get_texts())]
+    assert not any(one.overlaps(other) for at, one in enumerate(below) for other in below[:at])
+    assert legend.get_window_extent().y1 <= axes.xaxis.label.get_window_extent().y0
+    if labels:
+        assert ticks(axes.get_xticklabels())[2] == "zero mode…layers.2.self_attn"
 
 
 def test_text_shows_signed_points_under_layer_numbers():

@@ -138,11 +138,13 @@ def test_errors_lift_it_and_name_it():
         ls.sweep(model, fails, SAMPLES, at=sites[1:], under=under)
     assert not ls.status(model)
     other = ls.Surgery(ls.Site("no.such"), ls.Zero())
-    with testing.restored(model), pytest.raises(ModelMismatchError, match="no.such"):
+    with testing.restored(model), pytest.raises(ModelMismatchError, match=r"no\.such"):
         ls.sweep(model, score, SAMPLES, under=other)
 
 
-@pytest.mark.parametrize("do, message", [([], "no intervention"), ([ls.Zero(), ls.Zero()], "twice"), ("zero", "'z'")])
+@pytest.mark.parametrize(
+    ("do", "message"), [([], "no intervention"), ([ls.Zero(), ls.Zero()], "twice"), ("zero", "'z'")]
+)
 def test_interventions_that_make_no_sense(do, message):
     with pytest.raises(SurgeryError, match=message):
         ls.sweep(models.built("llama"), score, SAMPLES, do=do)
