@@ -7,6 +7,7 @@ from layersurgery.search._halving import HalvingRule
 from layersurgery.search._intervals import Interval, paired_interval
 from layersurgery.search._oracle import Oracle, TableOracle
 from layersurgery.search._paper import PaperRule
+from layersurgery.search._prior import Prior
 from layersurgery.search._smooth import smooth
 from layersurgery.search._stability import Stability, stability
 from layersurgery.search._talo import talo
@@ -18,6 +19,7 @@ __all__ = [
     "Rule",
     "HalvingRule",
     "PaperRule",
+    "Prior",
     "Oracle",
     "TableOracle",
     "Interval",

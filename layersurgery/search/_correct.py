@@ -44,12 +44,13 @@ def correct_gain(
     mean as far as their standard errors say (empirical Bayes). Where a site was not evaluated, cells are resampled
     from where it was. The gate is not replayed: the gain of a site that just passed it is still somewhat too high.
 
-    The interval is `paired_interval` at a level that holds for all sites at once (Bonferroni), and is not centred on
+    The interval is `paired_interval` at a level that holds for all sites compared (Bonferroni), and is not centred on
     the corrected gain. It is honest and wide; fresh samples give a narrower one.
 
     Args:
         correct: [sites + 1, n] scores, row 0 the unmodified model, columns in the order in which they were read; nan
-            where a site was not evaluated. A site that dropped out must be nan from there on.
+            where a site was not evaluated. A site that dropped out must be nan from there on; one that was never
+            evaluated was not among what was compared, and does not count.
         site: index of the chosen site, evaluated on all columns.
         margin: [sites + 1, n] margins, if the sites were compared by them; None: by the scores.
         level: nominal coverage of the interval.
@@ -57,8 +58,8 @@ def correct_gain(
         seed: for the replays.
 
     Raises:
-        SearchError: if the shapes do not fit, the base or the site has a gap, a site was evaluated again after a gap,
-            or was never evaluated.
+        SearchError: if the shapes do not fit, the base or the site has a gap, or a site was evaluated again after a
+            gap.
 
     Examples:
         >>> rng = np.random.default_rng(0)
@@ -73,6 +74,10 @@ def correct_gain(
     if margins is not None and margins.shape != scores.shape:
         raise SearchError(f"correct_gain: margin has shape {margins.shape}, correct {scores.shape}; give both alike")
     counts = _counts(scores)
+    compared = counts > 0
+    rows = np.flatnonzero([True, *compared])
+    scores, counts, site = scores[rows], counts[compared], int(compared[:site].sum())
+    margins = None if margins is None else margins[rows]
     changes = scores[1:] - scores[0]
     by = changes if margins is None else _smoothed(margins, counts)
     apparent = float(changes[site].mean())
@@ -98,11 +103,11 @@ def _counts(scores: np.ndarray) -> np.ndarray:
     """[sites] on how many samples each was evaluated, which must be the first ones."""
     known = np.isfinite(scores[1:])
     counts = known.sum(axis=1)
-    gaps = np.flatnonzero((known != (np.arange(scores.shape[1]) < counts[:, None])).any(axis=1) | (counts == 0))
+    gaps = np.flatnonzero((known != (np.arange(scores.shape[1]) < counts[:, None])).any(axis=1))
     if len(gaps):
         raise SearchError(
-            f"correct_gain: site {gaps[0]} must be evaluated on the first samples without a gap, and on one at least; "
-            "give the columns in the order in which they were read"
+            f"correct_gain: site {gaps[0]} must be evaluated on the first samples without a gap, or on none; give "
+            "the columns in the order in which they were read"
         )
     return counts
 

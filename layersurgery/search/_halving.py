@@ -12,6 +12,7 @@ from layersurgery.errors import SearchError
 from layersurgery.search._decision import Decision
 from layersurgery.search._gate import Gate, luck, passes
 from layersurgery.search._oracle import Oracle
+from layersurgery.search._prior import Prior, drawn, entering, remaining
 from layersurgery.search._schedule import Round, schedule
 from layersurgery.search._seen import Seen
 
@@ -38,6 +39,9 @@ class HalvingRule:
     The gate is a decision, not a test: with `z` = 1.5, chance alone passes it in a good part of the tasks where no
     site matters. What a chosen site gains must be measured on other samples.
 
+    A `prior` from other tasks on the same model may bar sites, and draws the means by which sites are compared towards
+    what it expects. The gate rests on the samples alone, for as many sites as were compared.
+
     A standard error is sqrt((S + 1/4) / (n (n - 1))), S the sum of squared deviations: the quarter keeps few samples
     that agree from looking certain. An oracle may have `groups`, one name per sample. Samples of a group (questions on
     one picture, say) then count as one in the standard error, and other groups are drawn first.
@@ -49,10 +53,11 @@ class HalvingRule:
             than half of all cells.
         z: the gate for 32 sites, in standard errors; 0: any gain will do.
         eta: one in `eta` sites survives a round.
+        prior: what other tasks let one expect, `Prior.of(vectors)`; None: nothing.
 
     Raises:
-        SearchError: if a setting makes no sense. When called: if there is no site, or the budget does not suffice for
-            one sample on every site.
+        SearchError: if a setting makes no sense. When called: if there is no site, the prior is of other sites, or the
+            budget does not suffice for one sample on every site.
 
     Examples:
         >>> from layersurgery.search import TableOracle
@@ -67,6 +72,7 @@ class HalvingRule:
     budget: int | None = None
     z: float = 1.5
     eta: int = 2
+    prior: Prior | None = None
 
     def __post_init__(self) -> None:
         for name, least, often in (("labels", 1, True), ("budget", 2, True), ("eta", 2, False)):
@@ -79,6 +85,8 @@ class HalvingRule:
                 )
         if isinstance(self.z, bool) or not isinstance(self.z, (int, float, np.number)) or not 0 <= self.z < math.inf:
             raise SearchError(f"HalvingRule(z={self.z!r}): z must be a number of standard errors, 0 or above")
+        if self.prior is not None and not isinstance(self.prior, Prior):
+            raise SearchError(f"HalvingRule(prior={self.prior!r}): give a Prior, such as Prior.of(vectors), or None")
 
     @property
     def labels_needed(self) -> int:
@@ -95,11 +103,15 @@ class HalvingRule:
             sites: number of candidate sites.
             per_sample: makes no difference here: no sample is read twice on the same variant, by whatever scorer.
 
+        Raises:
+            SearchError: if the prior is of another number of sites.
+
         Examples:
             >>> HalvingRule(labels=100).evaluations(sites=32)
             (429, 429)
         """
         del per_sample
+        sites = sites if self.prior is None else len(remaining(self.prior, sites))
         fewest, most = (self.labels, self.labels) if self.labels is not None else (1, 10 * _SHOTS[1])
         return self._cells(sites, fewest), self._cells(sites, most)
 
@@ -107,28 +119,26 @@ class HalvingRule:
         """Decide; see the class for the rule and for what is raised."""
         if oracle.n_sites < 1:
             raise SearchError("there is no site to search: give the oracle at least one besides the unmodified model")
-        rounds = self._rounds(oracle.n_sites, self._labels(oracle.n_samples))
+        sites, dropped = entering(self.prior, oracle), []
+        rounds = self._rounds(len(sites), self._labels(oracle.n_samples))
         order = _order(oracle, rng)
         lots = rng.permutation(oracle.n_sites)  # sites that tie go by these, so that no layer is preferred
         seen = Seen(oracle)
-        sites, dropped = list(range(oracle.n_sites)), []
         for each in rounds:
             sites, dropped = sites[: each.sites], sites[each.sites :] + dropped
             seen.add(sites, order[len(seen.columns) :][: each.samples])
-            means = dict(zip(sites, seen.compared(sites).means, strict=True))
+            means = dict(zip(sites, drawn(self.prior, seen.compared(sites), sites), strict=True))
             sites.sort(key=lambda site: (-means[site], lots[site]))
         return self._decision(seen, sites, dropped, len(rounds), oracle)
 
-    def _decision(
-        self, seen: Seen, finalists: list[int], dropped: list[int], rounds: int, oracle: Oracle
-    ) -> Decision:
-        site = finalists[0]
-        gate = passes(seen, site, self.z * luck(oracle.n_sites), _groups(oracle))
+    def _decision(self, seen: Seen, finalists: list[int], dropped: list[int], rounds: int, oracle: Oracle) -> Decision:
+        site, compared = finalists[0], len(finalists) + len(dropped)
+        gate = passes(seen, site, self.z * luck(compared), _groups(oracle))
         gains = np.full(oracle.n_sites, np.nan)
         gains[finalists] = seen.gains(finalists)
         return Decision(
             site if gate.open else None,
-            _reason(gate, seen, site, oracle.n_sites),
+            _reason(gate, seen, compared, oracle.n_sites - compared),
             gains=gains,
             columns=tuple(seen.columns),
             base=seen.base,
@@ -177,9 +187,10 @@ def _groups(oracle: Oracle) -> list[Any] | None:
     return groups
 
 
-def _reason(gate: Gate, seen: Seen, site: int, sites: int) -> str:
+def _reason(gate: Gate, seen: Seen, sites: int, barred: int) -> str:
     n = len(seen.columns)
-    best = "the only site" if sites == 1 else f"the best of {sites} sites by halving"
+    best = "the only candidate" if sites == 1 else f"the best of {sites} candidates by halving"
+    best += f" ({barred} more barred by the prior)" if barred else ""
     where = f"{best}, on {n} sample{'' if n == 1 else 's'}"
-    found = f"{where}: {gate.text}" if gate.open else f"site {site}, {where}, is not shown to help: {gate.text}"
+    found = f"{where}: {gate.text}" if gate.open else f"{where}, is not shown to help: {gate.text}"
     return f"{found}; compared {seen.note}" if seen.note else found

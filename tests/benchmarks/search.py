@@ -2,7 +2,8 @@
 
 On simulated tasks of several worlds (`_simulate.py`), and with `embedded` on the embedded models' own answers: every
 site on 600 test samples a task, made by a sweep once (about ten minutes) and kept in `build/search-tables/`. The probe
-is drawn from a task's samples; gains are of the samples that were not read.
+is drawn from a task's samples; gains are of the samples that were not read. `prior`: what a prior from other tasks
+changes, on both (`_prior.py`, about two minutes).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tests.benchmarks import _prior
 from tests.benchmarks._simulate import KINDS, WORLDS, simulate
 from tests.benchmarks._tables import KnownTask, embedded_tasks
 from tests.benchmarks._trials import FRESH, Summary, entries, trial
@@ -35,19 +37,25 @@ bias    gain on the probe less the held-out one, in points, where a site is knoc
 def main(given: Sequence[str] | None = None) -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.search", description=__doc__.splitlines()[0])
-    parser.add_argument("source", nargs="?", choices=("simulated", "embedded"), default="simulated")
-    parser.add_argument("--tasks", type=int, default=90, help="simulated tasks per world (default: 90)")
-    parser.add_argument("--draws", type=int, help="searches per task (default: 1 simulated, 200 embedded)")
+    parser.add_argument("source", nargs="?", choices=("simulated", "embedded", "prior"), default="simulated")
+    parser.add_argument(
+        "--tasks", type=int, help="simulated tasks per world (default: 90), or per kind of family (440)"
+    )
+    parser.add_argument(
+        "--draws", type=int, help="searches per task (default: 1 simulated, 200 embedded, 12 for prior)"
+    )
     parser.add_argument("--worlds", nargs="+", choices=list(WORLDS), default=list(WORLDS))
     parser.add_argument("--shots", nargs="+", type=int, default=list(SHOTS))
     parser.add_argument("--adjust-every", type=int, default=0, help="searches between two looks at corrected gains")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args(given)
+    if asked.source == "prior":
+        return _say_prior(asked.tasks or 440, asked.worlds, asked.draws or 12, asked.seed)
     if asked.source == "embedded":
         groups = {"embedded": list(embedded_tasks())}
         _say_tasks(groups["embedded"])
     else:
-        groups = {name: _simulated(name, asked.tasks, asked.seed) for name in asked.worlds}
+        groups = {name: _simulated(name, asked.tasks or 90, asked.seed) for name in asked.worlds}
     draws = asked.draws or (200 if asked.source == "embedded" else 1)
     every = asked.adjust_every or (20 if asked.source == "embedded" else 2)
     found = {name: _run(tasks, asked.shots, draws, every, asked.seed) for name, tasks in groups.items()}
@@ -140,6 +148,20 @@ def _say_kinds(summaries: list[Summary]) -> None:
     for of in summaries:
         gains = [np.mean([each.gain for each in of.trials if each.task.kind == kind]) for kind in kinds]
         _say(f"{of.entry.name:24} {of.entry.shots:5d}  " + " ".join(f"{100 * gain:+8.2f}" for gain in gains))
+
+
+def _say_prior(tasks: int, worlds: Sequence[str], draws: int, seed: int) -> int:
+    _say(_prior.HEADER)
+    groups = {name: (_prior.families(name, tasks, worlds, seed), _prior.OTHERS, 1) for name in _prior.FAMILIES}
+    known: dict[str, list[KnownTask]] = {}
+    for task in embedded_tasks():
+        known.setdefault(task.name.split()[0], []).append(task)
+    groups |= {name: (iter([own]), (*_prior.OTHERS[:-1], len(own) - 1), draws) for name, own in known.items()}
+    for name, (families, others, searches) in groups.items():
+        for (count, setting), found in _prior.compare(families, others, searches, seed).items():
+            _say(found.line(name, count, setting))
+    _say(_prior.LEGEND)
+    return 0
 
 
 def _say(line: str) -> None:

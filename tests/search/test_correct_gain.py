@@ -121,12 +121,28 @@ def test_the_papers_rule_is_corrected_too():
         ([[0, 1], [1, 1]], True, "give its index"),
         ([[0, np.nan], [1, 1]], 0, "must have a score on every sample"),
         ([[0, 1], [np.nan, 1], [1, 1]], 1, "site 0 must be evaluated on the first samples without a gap"),
-        ([[0, 1], [np.nan, np.nan], [1, 1]], 1, "site 0 must be evaluated"),
+        ([[0, 1], [np.nan, np.nan], [np.nan, 1], [1, 1]], 2, "site 1 must be evaluated"),
+        ([[0, 1], [np.nan, np.nan], [1, 1]], 0, "must have a score on every sample"),
     ],
 )
 def test_a_table_that_does_not_fit_is_refused(table, site, said):
     with pytest.raises(SearchError, match=said):
         correct_gain(table, site)
+
+
+@pytest.mark.parametrize("margins", [False, True])
+def test_a_site_that_was_never_evaluated_was_not_compared(margins):
+    """The same as of a table without it, whichever rows it stands between."""
+    rng = np.random.default_rng(0)
+    margin = rng.normal(size=(9, 30))
+    table = (margin > 0).astype(float)
+    wide = np.full((12, 30), np.nan)
+    wide[[0, 2, 3, 4, 6, 7, 8, 9, 10]] = table
+    spread = np.full((12, 30), np.nan)
+    spread[[0, 2, 3, 4, 6, 7, 8, 9, 10]] = margin
+    plain = correct_gain(table, 4, margin if margins else None)
+    assert correct_gain(wide, 6, spread if margins else None) == plain
+    assert "Bonferroni over 8 sites" in plain.interval.method
 
 
 def test_settings_that_do_not_fit_are_refused():

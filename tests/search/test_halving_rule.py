@@ -210,7 +210,7 @@ def test_few_sites_take_one_or_two_rounds(sites):
     decision = HalvingRule()(Strict(correct, margins), np.random.default_rng(0))
     assert decision.site == 0
     assert decision.rounds == (1 if sites < 3 else 2)
-    assert ("the only site" in decision.reason) == (sites == 1)
+    assert ("the only candidate" in decision.reason) == (sites == 1)
 
 
 def test_fewer_samples_than_rounds_end_the_search_early():
@@ -331,6 +331,7 @@ def test_groups_must_be_one_name_per_sample():
         ({"z": -1}, "z must be a number of standard errors, 0 or above"),
         ({"z": float("nan")}, "z must be"),
         ({"z": "1"}, "z must be"),
+        ({"prior": [0.1, 0.2]}, "give a Prior"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, said):
