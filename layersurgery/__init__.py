@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from layersurgery.search import Decision, Finding, HalvingRule, PaperRule, TableOracle, stability, talo
     from layersurgery.sites import Site, Sites, select
     from layersurgery.surgery import Surgery, status
-    from layersurgery.sweeps import ModelOracle, ScoreTable, sweep
+    from layersurgery.sweeps import ModelOracle, ScoreTable, sweep, sweep_pairs
     from layersurgery.tasks import Sample, benchmark, load_samples
     from layersurgery.vectors import InteractionVectors
 
@@ -49,6 +49,7 @@ _ROOMS = {
     "ChoiceScorer": "scoring",
     "GenerationScorer": "scoring",
     "sweep": "sweeps",
+    "sweep_pairs": "sweeps",
     "ScoreTable": "sweeps",
     "ModelOracle": "sweeps",
     "talo": "search",
@@ -88,6 +89,7 @@ __all__ = [
     "ChoiceScorer",
     "GenerationScorer",
     "sweep",
+    "sweep_pairs",
     "ScoreTable",
     "ModelOracle",
     "talo",

@@ -149,7 +149,17 @@ def _add_talo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     search.add_argument(
         "--store", metavar="FILE", help="keep every score in this file, and go on from what is there already"
     )
-    search.add_argument("--do", default="zero", metavar="NAME", help="zero (the default), uniform, mean, noise, ...")
+    search.add_argument(
+        "--do",
+        nargs="+",
+        default=["zero"],
+        metavar="NAME",
+        help="zero (the default), uniform, mean, noise, 'scale(factor=0.5)', ...; several compete at every site",
+    )
+    search.add_argument("--max-sites", type=_count, default=1, metavar="N", help="most sites to knock out together (1)")
+    search.add_argument(
+        "--beam", type=_count, default=1, metavar="N", help="with --max-sites: how many sets of a size to extend (1)"
+    )
     _add_where(search)
     search.add_argument("--seed", type=_count_or_0, default=0, metavar="N", help="seed of all draws (0)")
     search.add_argument(

@@ -22,7 +22,7 @@ class Plan:
     Args:
         samples: how many the search may draw from.
         confirm: how many are held out for the check.
-        sites: how many are searched.
+        sites: how many candidates there are: sites, once for each intervention.
         evaluations: the fewest and the most that the rule asks for, check included: one sample on one variant each.
         seconds: what these take.
         rate: evaluations in a second.
@@ -71,9 +71,11 @@ def plan(
     samples: Sequence[Any],
     *,
     at: Site | Iterable[Site] | None = None,
-    do: Intervention | None = None,
+    do: Intervention | Sequence[Intervention] | None = None,
     rule: Rule | None = None,
     confirm: int | Sequence[Any] | None = None,
+    max_sites: int = 1,
+    beam: int = 1,
     seed: int = 0,
     batch_size: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
@@ -89,9 +91,11 @@ def plan(
         scorer: its `score`.
         samples: the labelled samples that the probe is drawn from.
         at: the candidate sites.
-        do: the intervention.
+        do: the intervention, or several.
         rule: how to decide. One without a method `evaluations` is taken to read anything from nothing to everything.
         confirm: held-out samples for the check.
+        max_sites: most sites to knock out together; at most so many are searched.
+        beam: how many sets of one size to extend.
         seed: for the draw of the held-out samples.
         batch_size: most samples in one call of the scorer.
         clock: seconds that only go forward.
@@ -122,11 +126,16 @@ def plan(
         shared = min(kept, trial.read_shared(others))
 
     search = _search_range(rule, trial.sites, len(pool), trial.per_sample)
+    each_site, further = trial.sites // len(set(trial.at or [None])), 0
+    for taken in range(1, min(max_sites, trial.sites // each_site)):
+        sets = (trial.sites - taken * each_site) * beam
+        further += _search_range(rule, sets, len(pool), trial.per_sample)[1]
     base = 1 / (trial.sites + 1)  # share of the unmodified model, which comes first and pays for new samples
     each = base * max(fresh, kept) + (1 - base) * shared
-    ends = [(search[0], len(held)), (search[1], 0), (search[1], len(held))]  # checked early, kept, checked late
-    cells = [searched + 2 * checked for searched, checked in ends]
-    seconds = [searched * each + checked * (max(fresh, kept) + kept) for searched, checked in ends]
+    # searched, held-out samples, sets that are checked there: found early, kept, and as many found late as there may be
+    ends = [(search[0], len(held), 1), (search[1], 0, 0), (search[1] + further, len(held), max_sites)]
+    cells = [searched + (1 + sets) * checked for searched, checked, sets in ends]
+    seconds = [searched * each + checked * (max(fresh, kept) + sets * kept) for searched, checked, sets in ends]
     return Plan(
         samples=len(pool),
         confirm=len(held),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import sys
 from pathlib import Path
@@ -18,9 +19,8 @@ from layersurgery.errors import TaskError
 def talo(options: argparse.Namespace) -> None:
     """Search on one task, check, and say what was found; or, in a dry run, what that would take."""
     import layersurgery as ls
-    from layersurgery.interventions import intervention_from_dict
 
-    do = intervention_from_dict({"name": options.do})
+    do = [_intervention(text) for text in options.do]
     rule = _rule(options)
     asked = questions(options, rule.labels_needed if options.labels or isinstance(rule, ls.PaperRule) else None)
     how = _way_of_scoring(options, asked)  # refused, if it must be, before a model is loaded
@@ -36,7 +36,6 @@ def talo(options: argparse.Namespace) -> None:
     scorer, prompt = _scorer(options, asked, how, loaded)
     sites = ls.select(loaded.model, options.role, tower=options.tower)
     record = {
-        "layersurgery": ls.__version__,
         "model": options.model,
         "task": options.task,
         "data": asked.origin,
@@ -45,7 +44,8 @@ def talo(options: argparse.Namespace) -> None:
         "scorer": {"kind": how, "prompt": prompt.name, "fingerprint": scorer.fingerprint},
         "notes": list(asked.notes),
     }
-    search = {"at": sites, "do": do, "rule": rule, "confirm": asked.confirm, "seed": options.seed}
+    several = {"max_sites": options.max_sites, "beam": options.beam}
+    search = {"at": sites, "do": do, "rule": rule, "confirm": asked.confirm, "seed": options.seed, **several}
     if options.dry_run:
         foreseen = plan(loaded.model, scorer, asked.pool, **search)
         _show({**record, "plan": foreseen.to_dict()}, str(foreseen), asked, options)
@@ -57,6 +57,29 @@ def talo(options: argparse.Namespace) -> None:
     if not options.json:
         for path in written:
             print(f"written: {path}")
+
+
+def _intervention(text: str) -> Any:
+    """An intervention as it is written on the command line, and in findings.
+
+    Examples:
+        >>> _intervention("zero"), _intervention("scale(factor=0.5)")
+        (Zero(), Scale(0.5))
+    """
+    from layersurgery.interventions import intervention_from_dict
+
+    name, bracket, inside = text.partition("(")
+    if not bracket:
+        return intervention_from_dict({"name": text})
+    wrong = TaskError(f"--do {text!r}: write a name, or a name and settings like 'scale(factor=0.5)'")
+    try:
+        call = ast.parse(f"dict({inside}", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args:
+            raise wrong
+        settings = {one.arg: ast.literal_eval(one.value) for one in call.keywords if one.arg}
+    except (SyntaxError, ValueError) as error:
+        raise wrong from error
+    return intervention_from_dict({"name": name, **settings})
 
 
 def _rule(options: argparse.Namespace) -> Any:

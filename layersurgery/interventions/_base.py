@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -163,7 +163,12 @@ def intervention_from_dict(data: dict[str, Any]) -> Intervention:
             "install and import that package first"
         )
     cls = known[name]
-    allowed = {field.name for field in fields(cls)}  # pyright: ignore[reportArgumentType]
+    known_fields = fields(cls)  # pyright: ignore[reportArgumentType]
+    allowed = {field.name for field in known_fields}
+    needed = [one.name for one in known_fields if one.init and one.default is one.default_factory is MISSING]
+    lacking = next((one for one in needed if one not in settings), None)
+    if lacking is not None:
+        raise InterventionError(f"intervention {name!r} needs a value for {lacking!r}; there are {sorted(allowed)}")
     unknown = sorted(set(settings) - allowed)
     if unknown:
         raise InterventionError(

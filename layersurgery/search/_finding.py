@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from layersurgery.search._correct import Corrected
 from layersurgery.search._decision import Decision, Rule
 from layersurgery.search._intervals import Interval
+from layersurgery.search._stage import Stage
 
 if TYPE_CHECKING:
-    from layersurgery.sites import Site
+    from layersurgery.sites import Site, Sites
     from layersurgery.surgery import Surgery
     from layersurgery.sweeps import Answers, ScoreTable
 
@@ -28,13 +25,8 @@ class Finding:
 
     Args:
         surgery: what to apply, or None: keep the model. It is what the rule chose, even if the held-out check went
-            against it: see `harmful`.
-        decision: the rule's own account.
-        table: the scores that the search read, on the samples that it read.
-        probe_base: mean score of the unmodified model on the probe.
-        probe_gain: mean score change of the chosen site on the probe, which is biased upwards by the choice; 0 if the
-            model is kept.
-        n_probe: number of samples that the decision rests on; None: not known.
+            against it: see `harmful`. Only of several sites those are left out that did not gain there.
+        stages: the search for the first site, and those for further ones on top of it.
         confirm_base: mean score of the unmodified model on the held-out samples; None: not evaluated.
         confirm_score: the same with the surgery applied.
         n_confirm: number of held-out samples evaluated.
@@ -44,21 +36,12 @@ class Finding:
         rule: the rule.
         seed: the seed.
         seconds: wall time.
-        probe_ids: names of the samples that the decision rests on, in the order in which they were drawn.
         confirm_ids: names of the held-out samples evaluated, in order.
-        probe_answers: what belongs beside the scores on the probe: how often no answer could be read, and what always
-            answering the same letter would score.
-        confirm_answers: the same of the held-out samples; None: not evaluated.
-        corrected: where a site was chosen and not checked on other samples: its gain without the luck of the choice;
-            None: that cannot be told.
+        confirm_answers: what belongs beside the scores on the held-out samples; None: not evaluated.
     """
 
     surgery: Surgery | None
-    decision: Decision
-    table: ScoreTable = field(repr=False)
-    probe_base: float
-    probe_gain: float
-    n_probe: int | None
+    stages: tuple[Stage, ...]
     confirm_base: float | None
     confirm_score: float | None
     n_confirm: int
@@ -67,11 +50,8 @@ class Finding:
     rule: Rule
     seed: int
     seconds: float
-    probe_ids: tuple[str, ...] = field(default=(), repr=False)
     confirm_ids: tuple[str, ...] = field(default=(), repr=False)
-    probe_answers: Answers | None = None
     confirm_answers: Answers | None = None
-    corrected: Corrected | None = None
 
     @property
     def verdict(self) -> str:
@@ -80,8 +60,55 @@ class Finding:
 
     @property
     def site(self) -> Site | None:
-        """The chosen site; `decision.site` is its index."""
-        return None if self.decision.site is None else self.table.sites[self.decision.site]
+        """The chosen site, the first of several."""
+        return None if self.surgery is None else self.surgery.sites[0]
+
+    @property
+    def sites(self) -> Sites:
+        """All sites of the surgery; empty: the model is kept."""
+        from layersurgery.sites import Sites
+
+        return Sites(() if self.surgery is None else self.surgery.sites)
+
+    @property
+    def decision(self) -> Decision:
+        """The rule's account of the first site; `decision.site` is its row in the table."""
+        return self.stages[0].decision
+
+    @property
+    def table(self) -> ScoreTable:
+        """The scores that the search for the first site read, on the samples that it read."""
+        return self.stages[0].table
+
+    @property
+    def probe_base(self) -> float:
+        """Mean score of the unmodified model on the probe."""
+        return self.stages[0].probe_base
+
+    @property
+    def probe_gain(self) -> float:
+        """Mean score change of the first site on the probe, biased upwards by the choice; 0 if the model is kept."""
+        return self.stages[0].probe_gain
+
+    @property
+    def n_probe(self) -> int | None:
+        """Number of samples that the first decision rests on; None: not known."""
+        return self.stages[0].n_probe
+
+    @property
+    def probe_ids(self) -> tuple[str, ...]:
+        """Their names, in the order in which they were drawn."""
+        return self.stages[0].probe_ids
+
+    @property
+    def probe_answers(self) -> Answers | None:
+        """What belongs beside the scores on the probe: answers that could not be read, and scores without skill."""
+        return self.stages[0].probe_answers
+
+    @property
+    def corrected(self) -> Corrected | None:
+        """Of the first site, where it was not checked on other samples: the gain without the luck of the choice."""
+        return self.stages[0].corrected
 
     @property
     def confirmed(self) -> bool:
@@ -90,10 +117,12 @@ class Finding:
 
     @property
     def gain(self) -> float:
-        """The held-out gain if there was a check; else the probe's, less the luck of the choice where that is known."""
+        """The held-out gain if there was a check; else the probe's, less the luck of the choice where that is known.
+
+        Of several sites without a check, it is the sum of what each gained on top of the others.
+        """
         if self.confirm_score is None or self.confirm_base is None:
-            known = self.corrected is not None and math.isfinite(self.corrected.gain)
-            return self.corrected.gain if self.corrected is not None and known else self.probe_gain
+            return float(sum(map(_gain, self.stages)))
         return self.confirm_score - self.confirm_base
 
     @property
@@ -101,21 +130,25 @@ class Finding:
         """Whether the whole interval of the gain lies below 0."""
         return self.interval is not None and self.interval.high < 0
 
+    @property
+    def labels(self) -> int | None:
+        """How many labelled samples were used in all, the check included; None: not known."""
+        if any(not stage.table.per_sample for stage in self.stages):
+            return None
+        return len({name for stage in self.stages for name in stage.table.samples}) + self.n_confirm
+
     def to_dict(self) -> dict[str, Any]:
         """The finding as JSON-able data; numbers that are not finite become None."""
-        decision = self.decision
+        import layersurgery
+
+        first, *further = self.stages
         record = {
+            "layersurgery": layersurgery.__version__,
             "verdict": self.verdict,
             "site": None if self.site is None else self.site.to_dict(),
             "surgery": None if self.surgery is None else str(self.surgery),
             "sites": len(self.table.sites),
-            "probe": {
-                "samples": self.n_probe,
-                "base": self.probe_base,
-                "gain": self.probe_gain,
-                **_beside(self.probe_answers),
-                "ids": self.probe_ids,
-            },
+            **_record(first),
             "confirm": None
             if not self.confirmed
             else {
@@ -123,16 +156,25 @@ class Finding:
                 "base": self.confirm_base,
                 "score": self.confirm_score,
                 "gain": self.gain,
-                "interval": None if self.interval is None else vars(self.interval),
                 "harmful": self.harmful,
                 **_beside(self.confirm_answers),
                 "ids": self.confirm_ids,
             },
-            "corrected": None
-            if self.corrected is None
-            else {**vars(self.corrected), "interval": vars(self.corrected.interval)},
-            "decision": {**vars(decision), "gains": None if decision.gains is None else decision.gains.tolist()},
+            "gain": self.gain,
+            "interval": _vars(self.interval),
+            "further": [
+                {
+                    "under": str(stage.under),
+                    "surgery": None if stage.surgery is None else str(stage.surgery),
+                    **_record(stage),
+                    "confirm": None
+                    if stage.held_out_gain is None
+                    else {"gain": stage.held_out_gain, "interval": _vars(stage.held_out_interval)},
+                }
+                for stage in further
+            ],
             "evaluations": self.evaluations,
+            "labels": self.labels,
             "rule": repr(self.rule),
             "seed": self.seed,
             "seconds": self.seconds,
@@ -141,146 +183,38 @@ class Finding:
         return _jsonable(record)
 
     def __str__(self) -> str:
-        unit = _Unit.of(self.table)
-        parts = [_found(self, unit), _checked(self, unit), _doubts(self, unit), [_cost(self)], _unknown(self)]
-        return " ".join(chain.from_iterable(parts))
+        from layersurgery.search._paragraph import paragraph
+
+        return paragraph(self)
 
 
-@dataclass(frozen=True)
-class _Unit:
-    """How scores are written: as percentages and points where they are all 0 or 1, else as they are."""
-
-    percent: bool
-
-    @classmethod
-    def of(cls, table: ScoreTable) -> _Unit:
-        scores = table.correct[np.isfinite(table.correct)]
-        return cls(bool(table.per_sample and np.isin(scores, (0.0, 1.0)).all()))
-
-    def level(self, value: float) -> str:
-        return f"{100 * value:.1f} %" if self.percent else f"{value:.4g}"
-
-    def change(self, value: float) -> str:
-        return f"{self.number(value)} points" if self.percent else self.number(value)
-
-    def number(self, value: float) -> str:
-        return f"{100 * value:+.1f}" if self.percent else f"{value:+.4g}"
+def _gain(stage: Stage) -> float:
+    known = stage.corrected is not None and math.isfinite(stage.corrected.gain)
+    return stage.corrected.gain if stage.corrected is not None and known else stage.probe_gain
 
 
-def _found(found: Finding, unit: _Unit) -> Iterator[str]:
-    sites, probe = len(found.table.sites), _samples(found.n_probe, "probe ")
-    if found.surgery is not None and found.site is not None:
-        layer = "" if found.site.layer is None else f" (layer {found.site.layer})"
-        yield f"Knock out: {found.surgery}{layer}."
-        yield (
-            f"On {probe} the unmodified model scores {unit.level(found.probe_base)}, and the knock-out changes that by "
-            f"{unit.change(found.probe_gain)}{_aside(found.probe_answers)}."
-        )
-    else:
-        yield "Keep the model as it is."
-        yield f"On {probe} it scores {unit.level(found.probe_base)}{_aside(found.probe_answers)}."
-        gains = found.decision.gains
-        if gains is not None and np.isfinite(gains).all():
-            best = unit.change(float(np.nanmax(gains)))
-            yield f"The largest change by any of {_count(sites, 'site')} is {best}."
-    if found.decision.reason:
-        yield f"Reason: {found.decision.reason}."
-
-
-def _checked(found: Finding, unit: _Unit) -> Iterator[str]:
-    if found.confirm_base is None or found.confirm_score is None:
-        yield from _without_check(found, unit)
-        return
-    yield (
-        f"On {_samples(found.n_confirm, 'held-out ')} the score goes from {unit.level(found.confirm_base)} to "
-        f"{unit.level(found.confirm_score)}{_aside(found.confirm_answers)}: a held-out gain of "
-        f"{unit.change(found.gain)}"
-    )
-    if found.interval is None:
-        yield "(no interval: the scorer gives one number for all samples)."
-        return
-    low, high = unit.number(found.interval.low), unit.number(found.interval.high)
-    yield f"({100 * found.interval.level:g} % paired interval {low} to {high}, {found.interval.method})."
-    if found.harmful:
-        yield "This is a harm: do not use the knock-out, keep the model."
-    elif found.interval.low <= 0:
-        yield "The interval includes 0: that it helps is not shown."
-
-
-def _without_check(found: Finding, unit: _Unit) -> Iterator[str]:
-    corrected, interval = found.corrected, found.interval
-    if corrected is None or interval is None:
-        return
-    if math.isfinite(corrected.gain) and len(found.table.sites) > 1:
-        yield f"Corrected for the luck of the choice, the gain is estimated at {unit.change(corrected.gain)}"
-    else:
-        yield "What is known of the gain"
-    low, high = unit.number(interval.low), unit.number(interval.high)
-    yield f"({100 * interval.level:g} % interval {low} to {high}, {interval.method})."
-    if interval.low <= 0:
-        yield "The interval includes 0: that it helps is not shown."
-
-
-def _doubts(found: Finding, unit: _Unit) -> Iterator[str]:
-    """Whether a gain could be the work of a model that was damaged, and not of one that answers better."""
-    answers = found.confirm_answers if found.confirmed else found.probe_answers
-    if found.surgery is None or answers is None:
-        return
-    if answers.fewer_answers and answers.unanswered is not None:
-        before, after = (f"{100 * share:.1f} %" for share in answers.unanswered)
-        yield (
-            f"With the knock-out no answer can be read more often than without, in {after} against {before}: look at "
-            "the answers before using it."
-        )
-    base = found.probe_base if found.confirm_base is None else found.confirm_base
-    if answers.floor is not None and base < answers.floor[1] - 1e-9:
-        name, floor = answers.floor
-        yield (
-            f"The unmodified model's score of {unit.level(base)} is below that of {name}, {unit.level(floor)}: many "
-            "disturbances are gains from there."
-        )
-    score = base + found.gain
-    if answers.constant is not None and score <= answers.constant + 1e-9:  # a sum of fractions is not exact
-        yield (
-            f"With the knock-out the score of {unit.level(score)} is no higher than that of always answering "
-            f"{answers.letter}, {unit.level(answers.constant)}: a model that gives the same letter to everything would "
-            "score as much, so this shows no skill."
-        )
-
-
-def _aside(answers: Answers | None) -> str:
-    return f" ({answers})" if answers is not None and str(answers) else ""
+def _record(stage: Stage) -> dict[str, Any]:
+    decision, corrected = stage.decision, stage.corrected
+    return {
+        "finalist": None if stage.finalist is None else str(stage.finalist),
+        "probe": {
+            "samples": stage.n_probe,
+            "base": stage.probe_base,
+            "gain": stage.probe_gain,
+            **_beside(stage.probe_answers),
+            "ids": stage.probe_ids,
+        },
+        "corrected": None if corrected is None else {**vars(corrected), "interval": vars(corrected.interval)},
+        "decision": {**vars(decision), "gains": None if decision.gains is None else decision.gains.tolist()},
+    }
 
 
 def _beside(answers: Answers | None) -> dict[str, Any]:
     return {} if answers is None else answers.to_dict()
 
 
-def _cost(found: Finding) -> str:
-    return f"{_count(found.evaluations, 'evaluation')} (one sample on one variant each) in {found.seconds:.1f} s."
-
-
-def _unknown(found: Finding) -> Iterator[str]:
-    probe, sites = _samples(found.n_probe, ""), _count(len(found.table.sites), "site")
-    if found.surgery is None and not np.isfinite(found.table.scores).any():
-        yield "Not known: what any site would do, since none was evaluated."
-    elif found.surgery is None:
-        yield f"Not known: whether a site helps by less than {probe} can show. There is nothing to confirm."
-    elif found.confirmed:
-        yield "Not known: what the knock-out does to other tasks."
-    else:
-        yield (
-            "Not known: the true gain, and what the knock-out does to other tasks. The probe gain is the best of "
-            f"{sites} on {probe} and is biased upwards; it was not checked on held-out samples (confirm=)."
-        )
-
-
-def _samples(count: int | None, kind: str) -> str:
-    return f"the {kind}samples" if count is None else _count(count, f"{kind}sample")
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+def _vars(value: Any) -> dict[str, Any] | None:
+    return None if value is None else vars(value)
 
 
 def _jsonable(value: Any) -> Any:

@@ -78,7 +78,8 @@ def _further(found: Finding, unit: _Unit) -> Iterator[str]:
         which = _ORDINALS.get(number, f"{number}th")
         reason = f" Reason: {stage.decision.reason}." if stage.decision.reason else ""
         if stage.surgery is None or stage.under is None:
-            yield f"No {which} site was found that helps on top of that.{reason}"
+            best = "" if stage.finalist is None else f"; the best candidate is {_named(stage.finalist)}"
+            yield f"No {which} site was found that helps on top of that{best}.{reason}"
             continue
         yield (
             f"With a {which} site, {_named(stage.surgery)} changes the score of {_named(stage.under)} by "

@@ -1,4 +1,4 @@
-"""`talo`: find the site whose knock-out helps a task, on a real model."""
+"""`talo`: find the sites whose knock-out helps a task, on a real model."""
 
 from __future__ import annotations
 
@@ -6,24 +6,28 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from layersurgery.errors import SearchError
-from layersurgery.scoring._reading import Reading
-from layersurgery.search._correct import Corrected, correct_gain
-from layersurgery.search._decision import Decision, Rule
+from layersurgery.search._decision import Rule
 from layersurgery.search._finding import Finding
 from layersurgery.search._halving import HalvingRule
 from layersurgery.search._intervals import Interval, paired_interval
 from layersurgery.search._split import split
+from layersurgery.search._stage import Stage, stage, stages
 
 if TYPE_CHECKING:
     from layersurgery.interventions import Intervention
     from layersurgery.sites import Site
-    from layersurgery.sweeps import Answers, ModelOracle, ScoreTable, Store
+    from layersurgery.surgery import Surgery
+    from layersurgery.sweeps import ScoreTable, Store
     from layersurgery.sweeps._executor import Share
+    from layersurgery.sweeps._sets import SetOracle
+
+_LEVEL = 0.95
 
 
 def talo(
@@ -32,9 +36,11 @@ def talo(
     samples: Sequence[Any],
     *,
     at: Site | Iterable[Site] | None = None,
-    do: Intervention | None = None,
+    do: Intervention | Iterable[Intervention] | None = None,
     rule: Rule | None = None,
     confirm: int | Sequence[Any] | None = None,
+    max_sites: int = 1,
+    beam: int = 1,
     seed: int = 0,
     batch_size: int | None = None,
     progress: bool | str = False,
@@ -48,10 +54,14 @@ def talo(
         score: `score(model, samples)`, giving one real number per sample (higher is better), one in all, or `Scores`.
         samples: the labelled samples that the probe is drawn from.
         at: the candidate sites; None: the attention of every layer of the language backbone, `select(model)`.
-        do: the intervention; None: `Zero()`.
+        do: the intervention; several compete at every site in one search. None: `Zero()`.
         rule: how to decide; None: `HalvingRule()`; `PaperRule(shots)` is the paper's.
-        confirm: held-out samples for the check of the chosen site, which the search never sees: how many of `samples`
+        confirm: held-out samples for the check of what was found, which the search never sees: how many of `samples`
             to draw and set aside (whole groups, so it may be fewer), or samples of their own. None: no check.
+        max_sites: most sites to knock out together. With 2 or more, a further site is searched on top of those that
+            were found (section C.3): the rule compares each set with the best smaller one, on the same samples, and
+            must choose one for it to be taken; one that does not gain on the held-out samples is left out again.
+        beam: how many sets of one size to extend, the best ones: 1 is the paper's greedy search.
         seed: for all draws: the same seed, samples and scores give the same finding.
         batch_size: most samples in one call of the scorer, halved where memory runs out; None: the scorer's own
             `batch_size`, else 64.
@@ -67,7 +77,7 @@ def talo(
     Raises:
         SampleError: if there are no samples, fewer than the rule may need and `confirm` takes together, or a sample or
             a group is both held out and searched on. Nothing was evaluated then.
-        SearchError: if the rule cannot work or does not return a `Decision`.
+        SearchError: if the rule cannot work or does not return a `Decision`, or a number of sites makes no sense.
         ScoringError: if the model is in training mode, the scorer fails, or a site never runs.
         SurgeryError: if the intervention cannot be done on this model.
         SelectionError: if there are no such sites, or one is given twice.
@@ -89,114 +99,116 @@ def talo(
     from layersurgery.sites import select
     from layersurgery.sweeps import ModelOracle
     from layersurgery.sweeps._call import check_samples
+    from layersurgery.sweeps._sets import SetOracle, extended
     from layersurgery.sweeps._store import opened
 
     start = time.perf_counter()
     rule = HalvingRule() if rule is None else rule
-    _check(rule, seed)
+    _check(rule, seed, max_sites, beam)
     pool, held = split(check_samples(samples), confirm, rule, np.random.default_rng([seed, 1]))
     do = Zero() if do is None else do
-    sites = select(model) if at is None else at
-    label = _label(progress, "search")
     with nullcontext() if store is None else opened(store) as kept:
-        given = {"do": do, "store": kept, "share": share}
-        oracle = ModelOracle(model, score, pool, at=sites, batch_size=batch_size, progress=label, **given)
-        decision = _decide(rule, oracle, np.random.default_rng(seed))
-        chosen = decision.site
-        check = None
-        if chosen is not None and held:
-            label, site = _label(progress, "held-out check"), oracle.sites[chosen]
-            # with the batch size that the search was left with: what did not fit there will not fit here
-            size = oracle.batch_size
-            check = ModelOracle(model, score, held, at=site, batch_size=size, progress=label, **given)
-        reading = None if check is None else check.read([0, 1], range(check.n_samples))
+        given: dict[str, Any] = {"store": kept, "share": share, "batch_size": batch_size}
+        label = _label(progress, "search")
+        at = select(model) if at is None else at
+        first = ModelOracle(model, score, pool, at=at, do=do, progress=label, **given)
 
-    table = oracle.table()
-    probe = decision.columns or None
-    base, gain = _on_probe(decision, table)
-    corrected = None if reading is not None else _corrected(oracle, decision)
-    return Finding(
-        surgery=None if chosen is None else oracle.surgeries[chosen],
-        decision=decision,
-        table=table,
-        probe_base=base,
-        probe_gain=gain,
-        n_probe=len(decision.columns) or (len(table.samples) if table.per_sample else None),
-        confirm_base=None if reading is None else float(reading.correct[0].mean()),
-        confirm_score=None if reading is None else float(reading.correct[1].mean()),
-        n_confirm=0 if check is None else check.n_samples,
-        interval=_interval(check, reading) if corrected is None else corrected.interval,
-        corrected=corrected,
-        evaluations=oracle.cells + (0 if check is None else check.cells),
+        def further(parents: list[Surgery]) -> SetOracle | None:
+            sets = extended(parents, first.surgeries)
+            label = _label(progress, f"{_ordinal(len(parents[0]) + 1)} site")
+            # with the batch size that the search was left with: what did not fit there will not fit here
+            size = first.batch_size
+            settings = {**given, "batch_size": size, "progress": label}
+            return SetOracle(model, score, pool, sets=sets, base=parents[0], **settings) if sets else None
+
+        found = list(stages(rule, seed, first, further, most=max_sites, beam=beam))
+        searched = sum(oracle.cells for oracle, _ in found)
+        level = None if held else 1 - (1 - _LEVEL) / max(1, sum(one.site is not None for _, one in found))
+        accounts = [stage(oracle, decision, level) for oracle, decision in found]
+        chosen = [one.surgery for one in accounts if one.surgery is not None]
+        check = None
+        if chosen and held:
+            size, label = found[-1][0].batch_size, _label(progress, "held-out check")
+            settings = {**given, "batch_size": size, "progress": label}
+            check = SetOracle(model, score, held, sets=chosen, **settings)
+            check.read(range(check.n_sites + 1), range(check.n_samples))
+
+    finding = Finding(
+        surgery=chosen[-1] if chosen else None,
+        stages=tuple(accounts),
+        confirm_base=None,
+        confirm_score=None,
+        n_confirm=0,
+        interval=None if check is not None else _without_check(accounts),
+        evaluations=searched + (0 if check is None else check.cells),
         rule=rule,
         seed=seed,
         seconds=time.perf_counter() - start,
-        probe_ids=oracle.names(probe),
-        confirm_ids=() if check is None else check.names(),
-        probe_answers=_answers(oracle, probe, chosen),
-        confirm_answers=None if check is None else check.table().answers(0),
+    )
+    return finding if check is None else _checked(finding, check)
+
+
+def _check(rule: Any, seed: Any, max_sites: Any, beam: Any) -> None:
+    if not callable(rule):
+        raise SearchError(f"rule={rule!r} is not callable; give a rule such as HalvingRule(), or a function of yours")
+    for name, value, least in (("seed", seed, 0), ("max_sites", max_sites, 1), ("beam", beam, 1)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise SearchError(f"{name}={value!r}; give a whole number, {least} or above")
+    if beam > 1 and max_sites == 1:
+        raise SearchError(f"beam={beam} is for sets of several sites; give max_sites=2 or more with it")
+
+
+def _checked(found: Finding, check: SetOracle) -> Finding:
+    """The finding with what the held-out samples say; sets that are no better there than smaller ones are left out."""
+    table = check.table()
+    scores = table.correct.mean(axis=1)
+    accounts, kept = list[Stage](), 0
+    for number, account in enumerate(found.stages):
+        row = number + 1
+        if account.surgery is None:
+            accounts.append(account)
+            continue
+        gain = float(scores[row] - scores[row - 1])
+        accounts.append(replace(account, held_out_gain=gain, held_out_interval=_interval(table, row - 1, row)))
+        if number == 0 or (kept == number and gain > 0):
+            kept = row
+    return replace(
+        found,
+        surgery=check.surgeries[kept - 1],
+        stages=tuple(accounts),
+        confirm_base=float(scores[0]),
+        confirm_score=float(scores[kept]),
+        n_confirm=check.n_samples,
+        interval=_interval(table, 0, kept, check.n_sites),
+        confirm_ids=check.names(),
+        confirm_answers=table.answers(kept - 1),
     )
 
 
-def _check(rule: Any, seed: Any) -> None:
-    if not callable(rule):
-        raise SearchError(f"rule={rule!r} is not callable; give a rule such as HalvingRule(), or a function of yours")
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise SearchError(f"seed={seed!r}; give a whole number, 0 or above")
-
-
-def _decide(rule: Rule, oracle: ModelOracle, rng: np.random.Generator) -> Decision:
-    decision = rule(oracle, rng)
-    if not isinstance(decision, Decision):
-        raise SearchError(
-            f"the rule {rule!r} returned {decision!r}; return a layersurgery.Decision: Decision(3), or Decision(None) "
-            "to keep the model"
-        )
-    if decision.site is not None and decision.site >= oracle.n_sites:
-        raise SearchError(
-            f"the rule {rule!r} chose site {decision.site}, but there are {oracle.n_sites}, 0 to {oracle.n_sites - 1} "
-            "(row i + 1 of a reading is site i)"
-        )
-    strange = [column for column in decision.columns if not 0 <= column < oracle.n_samples]
-    if strange:
-        raise SearchError(
-            f"the rule {rule!r} names column {strange[0]} as one that it rests on, but there are {oracle.n_samples} "
-            f"samples, 0 to {oracle.n_samples - 1}"
-        )
-    return decision
-
-
-def _on_probe(decision: Decision, table: ScoreTable) -> tuple[float, float]:
-    """Base and gain by the rule's own account, or from what was read where it gives none."""
-    known = table.base[np.isfinite(table.base)]
-    base = decision.base if decision.base is not None else float(known.mean()) if len(known) else float("nan")
-    if decision.site is None:
-        return base, 0.0
-    if decision.gains is not None:
-        return base, float(decision.gains[decision.site])
-    return base, float(table.vector[decision.site])
-
-
-def _corrected(oracle: ModelOracle, decision: Decision) -> Corrected | None:
-    """The gain without the luck of the choice; None where too little is known of what was compared with what."""
-    if decision.site is None or not oracle.per_sample or not decision.columns:
+def _interval(table: ScoreTable, base: int, row: int, sets: int = 1) -> Interval | None:
+    """Of the gain of one row over another; of the one of several sets that these samples themselves led to."""
+    if not table.per_sample:
         return None
-    table = oracle.table(decision.columns)
-    try:
-        return correct_gain(table.correct, decision.site, table.margin if decision.smoothed else None)
-    except SearchError:  # a rule of one's own, or pruning, evaluated sites in another order
+    found = paired_interval(table.correct[base], table.correct[row], 1 - (1 - _LEVEL) / sets)
+    if sets == 1:
+        return found
+    return replace(found, method=f"{found.method}, Bonferroni over {sets} sets", level=_LEVEL)
+
+
+def _without_check(accounts: Sequence[Stage]) -> Interval | None:
+    """Of the gain of all sites together: the sum of what is known of each, at a level at which all hold at once."""
+    known = [one.corrected for one in accounts if one.surgery is not None]
+    intervals = [one.interval for one in known if one is not None]
+    if not known or len(intervals) < len(known):
         return None
+    if len(intervals) == 1:
+        return intervals[0]
+    low, high = sum(one.low for one in intervals), sum(one.high for one in intervals)
+    return Interval(low, high, f"{intervals[0].method}, summed over {len(intervals)} sites", _LEVEL)
 
 
-def _answers(oracle: ModelOracle, probe: tuple[int, ...] | None, chosen: int | None) -> Answers | None:
-    """What belongs beside the scores on the probe; None where the base was never evaluated."""
-    return oracle.table(probe).answers(chosen) if oracle.names(probe) else None
-
-
-def _interval(check: ModelOracle | None, reading: Reading | None) -> Interval | None:
-    if check is None or reading is None or not check.per_sample:
-        return None
-    return paired_interval(reading.correct[0], reading.correct[1])
+def _ordinal(number: int) -> str:
+    return {2: "second", 3: "third"}.get(number, f"{number}th")
 
 
 def _label(progress: bool | str, stage: str) -> bool | str:

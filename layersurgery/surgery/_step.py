@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Literal
 
 from layersurgery.interventions import Intervention
@@ -37,6 +37,8 @@ def _named(do: Intervention) -> str:
         >>> _named(Zero()), _named(Scale(0.5))
         ('zero', 'scale(factor=0.5)')
     """
+    if not is_dataclass(do):
+        return type(do).__name__.lower()
     settings = ((one.name, getattr(do, one.name), one.default) for one in fields(do) if one.repr)
     unusual = [f"{name}={value!r}" for name, value, default in settings if value is not default and value != default]
     return type(do).__name__.lower() + (f"({', '.join(unusual)})" if unusual else "")

@@ -19,9 +19,9 @@ import torch
 import layersurgery as ls
 from layersurgery.cli import main
 from layersurgery.cli._main import _parser
-from layersurgery.cli._talo import _rule
+from layersurgery.cli._talo import _intervention, _rule
 from layersurgery.embedded import TASKS, make_samples
-from layersurgery.errors import TaskError
+from layersurgery.errors import InterventionError, TaskError
 from layersurgery.sweeps import Store
 from tests import models
 
@@ -205,7 +205,7 @@ def test_talo_on_the_planted_layer(tmp_path):
 def test_talo_halves_the_sites_unless_asked_for_the_papers_rule():
     words = ("talo", "planted", "--task", "digit_name", "--confirm", "30", "--json")
     record = json.loads(ok(*words))
-    assert record["rule"] == "HalvingRule(labels=None, budget=None, z=1.5, eta=2)"
+    assert record["rule"] == "HalvingRule(labels=None, budget=None, z=1.5, eta=2, prior=None)"
     assert record["decision"]["smoothed"]
     assert record["confirm"]["gain"] > 0.3
     assert record["corrected"] is None
@@ -213,6 +213,28 @@ def test_talo_halves_the_sites_unless_asked_for_the_papers_rule():
     assert alone["rule"].startswith("HalvingRule(labels=60")
     assert alone["corrected"]["gain"] <= alone["probe"]["gain"]
     assert alone["corrected"]["interval"]["method"].endswith("Bonferroni over 9 sites")
+
+
+def test_talo_with_several_interventions_and_sites():
+    words = ("talo", "planted", "--task", "digit_name", "--labels", "60", "--confirm", "40", "--json")
+    record = json.loads(ok(*words, "--do", "zero", "scale(factor=0.5)", "--max-sites", "2", "--beam", "2"))
+    assert record["surgery"].startswith("zero model.language_model.layers.")
+    assert record["sites"] == 18
+    assert len(record["further"]) == 1
+    assert record["further"][0]["under"] == record["surgery"].split(" + ")[0]
+    assert record["finalist"] == record["further"][0]["under"]
+    assert record["labels"] <= 100
+
+
+@pytest.mark.parametrize(
+    "text", ["scale(0.5)", "scale(factor=)", "scale(factor=print)", "scale(factor=0.5", "(", "nil"]
+)
+def test_interventions_that_cannot_be_read_are_refused(text):
+    with pytest.raises((TaskError, InterventionError), match=r"scale\(factor=0.5\)|unknown intervention"):
+        _intervention(text)
+    assert _intervention("noise(std=0.5, seed=3)") == ls.Noise(std=0.5, seed=3)
+    with pytest.raises(InterventionError, match="needs a value for 'factor'"):
+        _intervention("scale")
 
 
 def test_options_of_one_rule_are_refused_with_the_other():
@@ -310,7 +332,7 @@ def test_demo(tmp_path):
     report = json.loads((tmp_path / "demo.json").read_text())
     natural, planted, nothing = report["findings"]
     assert natural["verdict"] == planted["verdict"] == "knock out"
-    assert natural["confirm"]["interval"]["low"] > 0  # on 500 samples that the search never saw
+    assert natural["interval"]["low"] > 0  # on 500 samples that the search never saw
     assert planted["confirm"]["gain"] > 0.5
     assert nothing["verdict"] == "keep"
     assert {found["task"] for found in report["findings"]} <= set(TASKS)

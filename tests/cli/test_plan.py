@@ -51,6 +51,18 @@ def test_a_search_takes_what_was_planned(planted, task, confirm):
     )
 
 
+def test_a_search_for_several_sites_takes_no_more_than_was_planned(planted):
+    scorer, pool = ls.ChoiceScorer(planted.processor), make_samples("digit_name", "probe", 80)
+    settings = {"do": [ls.Zero(), ls.Uniform()], "confirm": 30, "max_sites": 3, "beam": 2}
+    planned = plan(planted.model, scorer, pool, **settings)
+    found = ls.talo(planted.model, scorer, pool, **settings)
+    assert planned.sites == len(found.table.surgeries) == 18
+    assert planned.evaluations[0] <= found.evaluations <= planned.evaluations[1]
+    alone = plan(planted.model, scorer, pool, **{**settings, "max_sites": 1, "beam": 1})
+    assert alone.evaluations[0] == planned.evaluations[0]
+    assert alone.evaluations[1] < planned.evaluations[1]
+
+
 def test_no_surgery_is_applied(planted):
     scorer, seen = ls.ChoiceScorer(planted.processor), []
 
