@@ -20,10 +20,18 @@ _LEAST_SETS = 3  # of which one number each is known, to say anything of their s
 
 @dataclass(frozen=True)
 class Gate:
-    """Whether the finalist passes, and why, in words."""
+    """Whether the finalist passes, and why, in words.
+
+    Args:
+        open: whether it does.
+        text: why.
+        margin: by how many standard errors its gain is above what was asked for, or below; by that of the two conditions
+            which is met less. Infinite: nothing is known.
+    """
 
     open: bool
     text: str
+    margin: float = -math.inf
 
 
 def luck(sites: int) -> float:
@@ -61,12 +69,14 @@ def passes(seen: Seen, site: int, z: float, groups: Sequence[Hashable] | None) -
     if not compared.smoothed:
         unit = float(np.abs(answers.differences).max()) or 1.0
         found = standard_errors(answers.differences[0], units, unit=unit)
-        return Gate(gain > 0 and found >= asked, f"its gain is {found:+.2f} standard errors {_asked(asked)}")
+        text = f"its gain is {found:+.2f} standard errors {_asked(asked)}"
+        return Gate(gain > 0 and found >= asked, text, found - asked)
     found = standard_errors(compared.differences[0], units)
     flips = standard_errors(answers.differences[0], units)
     text = f"its gain is {found:+.2f} standard errors by margins {_asked(asked)} and {flips:+.2f} by answers "
     text += _asked(asked / 2)
-    return Gate(gain > 0 and compared.means[0] > 0 and found >= asked and flips >= asked / 2, text)
+    good = gain > 0 and compared.means[0] > 0 and found >= asked and flips >= asked / 2
+    return Gate(good, text, min(found, 2 * flips) - asked)
 
 
 def standard_errors(differences: np.ndarray, units: Sequence[Hashable] | None = None, *, unit: float = 1.0) -> float:

@@ -9,7 +9,8 @@ import numpy as np
 
 from layersurgery.errors import SearchError
 
-_FLATTEST = -30.0  # exponent at which nearly all samples are read in the first round
+_EXPONENT = -0.5  # of what a sample costs in a round, to which the number of samples is proportional
+_FLATTEST = 30.0  # exponent at which nearly all samples are read in the first round
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class Round:
 def schedule(sites: int, labels: int, budget: int, eta: int) -> list[Round]:
     """Rounds of `sites`, `sites / eta`, `sites / eta^2`, ... sites, down to the last that has more than one.
 
-    The cells are shared equally among the rounds. Where the labels would run out before the cells do, the first rounds
-    get more of the samples, as far as the cells allow; in the limit every site is read on every sample in one round.
+    A round of a quarter of the sites reads about twice as many samples, and so half as many cells. Where the labels
+    would run out before the cells do, the first rounds get more of the samples, as far as the cells allow; in the limit
+    every site is read on every sample in one round.
 
     Args:
         sites: candidates.
@@ -75,12 +77,12 @@ def _samples(sizes: list[int], labels: int, budget: int) -> np.ndarray:
         weights = np.exp(logs - logs.max())
         return weights / weights.sum()
 
-    equal = shares(-1.0)
-    if labels * float(equal @ cost) >= budget:  # the cells run out first
-        return equal * budget / float(equal @ cost)
+    usual = shares(_EXPONENT)
+    if labels * float(usual @ cost) >= budget:  # the cells run out first
+        return usual * budget / float(usual @ cost)
     if labels * float(cost.max()) <= budget:
-        return labels * shares(-_FLATTEST)
-    low, high = -1.0, -_FLATTEST
+        return labels * shares(_FLATTEST)
+    low, high = _EXPONENT, _FLATTEST
     for _ in range(50):
         middle = (low + high) / 2
         if labels * float(shares(middle) @ cost) > budget:

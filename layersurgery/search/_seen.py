@@ -58,6 +58,11 @@ class Seen:
         self.sets: list[int] = []
         self.per_sample = True
 
+    @property
+    def n_sites(self) -> int:
+        """Number of candidate sites."""
+        return len(self._correct) - 1
+
     def add(self, sites: Sequence[int], columns: Sequence[int]) -> None:
         """Read the unmodified model and these sites on new samples."""
         waiting = list(columns)

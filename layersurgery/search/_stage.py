@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from layersurgery.errors import SearchError
 from layersurgery.search._correct import Corrected, correct_gain
 from layersurgery.search._decision import Decision, Rule
+from layersurgery.search._halving import HalvingRule
 from layersurgery.search._intervals import Interval
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def stages(
     """Search for a site, and, as long as one is found, for one more on top of it.
 
     Args:
-        rule: what decides in each stage.
+        rule: what decides in each stage; a prior of single sites has a say in the first only.
         seed: for its draws: the same in each stage, so that all rest on the same samples.
         first: answers for the candidates of the first stage.
         further: gives what answers for those of the next, from the sets to extend, of which the first is the one that
@@ -103,6 +104,8 @@ def stages(
         yield oracle, decision
         if decision.site is None:
             return
+        if isinstance(rule, HalvingRule):
+            rule = replace(rule, prior=None)  # it is of single sites
         if number + 1 < most:
             oracle = further([oracle.surgeries[site] for site in _best(decision, oracle)[:beam]])
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layersurgery.errors import ScoringError, SearchError
-from layersurgery.search import PaperRule, TableOracle
+from layersurgery.search import PaperRule, TableOracle, smooth
+from layersurgery.search._gate import luck
 from layersurgery.search._halving import HalvingRule
 
 
@@ -70,6 +71,35 @@ def test_each_round_reads_new_samples_on_the_better_half():
     assert oracle.cells <= 200
 
 
+def test_close_calls_are_looked_at_again_on_the_finalist_alone():
+    """What comes after the rounds reads one site, as long as its gain is about what is asked for."""
+    closer = decided = 0
+    for seed in range(60):
+        tables = task(np.random.default_rng(seed), sites=8, by=(0.1, 0.3, 0.8)[seed % 3])
+        oracle = Strict(*tables)
+        rule = HalvingRule(labels=150, budget=400)
+        decision = rule(oracle, np.random.default_rng(seed))
+        rounds = rule._rounds(8, 150)
+        extra = oracle.asked[len(rounds) :]
+        assert oracle.cells <= 400
+        assert all({row for row, _ in cells} == {0, decision.candidates[0] + 1} for cells in extra)
+        asked = float(decision.reason.split("(")[1].split()[0])
+        before = list(decision.columns[: sum(each.samples for each in rounds)])
+        row = decision.ranking[0] + 1
+        d = np.diff(smooth(tables[1][[0, row]][:, before]), axis=0)[0]
+        n = len(d)
+        z = d.mean() / np.sqrt((((d - d.mean()) ** 2).sum() + 0.25) / (n * (n - 1)))
+        if extra:
+            closer += 1
+            assert len(decision.candidates) == 1
+            assert z - asked > -luck(8)
+        elif z - asked > luck(8) + 0.3:
+            decided += 1
+            assert len(decision.candidates) == 2
+    assert closer > 5
+    assert decided > 5
+
+
 def test_the_account_is_of_the_scores_themselves():
     correct, margins = task(np.random.default_rng(1), sites=8)
     decision = HalvingRule(labels=60)(TableOracle(correct, margins), np.random.default_rng(0))
@@ -111,7 +141,7 @@ def test_answers_must_follow_the_margins_by_half_as_many_standard_errors():
         variant[20:22] = 1
         variant[0] = -1 if broken else 3
         margins = np.vstack([base, variant])
-        rule = HalvingRule(labels=40, budget=80, z=3)
+        rule = HalvingRule(labels=40, budget=100, z=3)
         decision = rule(TableOracle(margins > 0, margins), np.random.default_rng(0))
         assert decision.gains[0] == pytest.approx((1 if broken else 2) / 40)
         assert float(decision.reason.split("standard errors by margins")[0].split()[-1]) > 1.5
@@ -304,12 +334,12 @@ def test_copies_of_a_sample_count_once():
     base = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 1.0])
     variant = np.array([1, 1, 1, 0, 0, 0, 1, 1, 1, 1.0])
     scores = np.repeat(np.vstack([base, variant]), 10, axis=1)
-    rule = HalvingRule(budget=200, z=4)
+    rule = HalvingRule(budget=250, z=4)
     assert rule(TableOracle(scores), np.random.default_rng(0)).site == 0
     groups = np.repeat(np.arange(10), 10)
     decision = rule(grouped(TableOracle(scores), groups), np.random.default_rng(0))
     assert decision.site is None
-    once = HalvingRule(budget=20, z=4)(TableOracle(scores[:, ::10]), np.random.default_rng(0))
+    once = HalvingRule(budget=25, z=4)(TableOracle(scores[:, ::10]), np.random.default_rng(0))
     assert once.reason.split("gain is ")[1][:5] == decision.reason.split("gain is ")[1][:5]
 
 
@@ -358,7 +388,8 @@ def test_what_is_asked_for_is_told_beforehand():
         oracle = TableOracle(np.zeros((sites + 1, 300)))
         rule = HalvingRule(labels=labels)
         rule(oracle, np.random.default_rng(0))
-        assert rule.evaluations(sites) == (oracle.cells, oracle.cells)
+        fewest, most = rule.evaluations(sites)
+        assert fewest == sum(each.cells for each in rule._rounds(sites, labels)) <= oracle.cells <= most
     fewest, most = HalvingRule().evaluations(8)
     for samples in (1, 7, 60, 1000):
         oracle = TableOracle(np.zeros((9, samples)))
@@ -370,13 +401,18 @@ def test_what_is_asked_for_is_told_beforehand():
 def test_by_default_it_costs_less_than_the_papers_rule(shots):
     """With ten labels a shot it reads fewer cells than that rule on average, and with its labels two thirds at most."""
     rng = np.random.default_rng(0)
-    spent = []
-    for _ in range(30):
-        oracle = TableOracle(task(rng, sites=32, by=0.3)[0])
-        PaperRule(shots)(oracle, rng)
-        spent.append(oracle.cells)
-    assert HalvingRule(labels=10 * shots).evaluations(32)[1] <= np.mean(spent)
-    assert HalvingRule(labels=PaperRule(shots).labels_needed).evaluations(32)[1] <= 0.67 * np.mean(spent)
+    paper = PaperRule(shots)
+    rules = [paper, HalvingRule(labels=10 * shots), HalvingRule(labels=paper.labels_needed)]
+    spent = np.zeros((30, 3))
+    for row in spent:
+        tables = task(rng, sites=32, by=0.3)
+        for column, rule in enumerate(rules):
+            oracle = TableOracle(*tables)
+            rule(oracle, rng)
+            row[column] = oracle.cells
+    theirs, many, same = spent.mean(axis=0)
+    assert many <= theirs
+    assert same <= 0.67 * theirs
 
 
 @st.composite
@@ -424,7 +460,6 @@ def test_a_higher_gate_never_lets_more_through(search):
     ]
     kept = [decision.site is None for decision in decisions]
     assert kept == sorted(kept)
-    assert len({decision.columns for decision in decisions}) == 1
 
 
 @settings(max_examples=60, deadline=None)

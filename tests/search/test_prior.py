@@ -235,7 +235,9 @@ def test_what_is_asked_for_is_told_beforehand():
     rule = HalvingRule(labels=100, prior=Prior(np.zeros(32), barred=range(8)))
     oracle = TableOracle(np.zeros((33, 300)))
     rule(oracle, np.random.default_rng(0))
-    assert rule.evaluations(32) == (oracle.cells, oracle.cells) == HalvingRule(labels=100).evaluations(24)
+    fewest, most = rule.evaluations(32)
+    assert fewest <= oracle.cells <= most
+    assert (fewest, most) == HalvingRule(labels=100).evaluations(24)
     with pytest.raises(SearchError, match="the prior is of 32 sites, but 31 are searched"):
         rule.evaluations(31)
 

@@ -95,6 +95,13 @@ def test_none_found_on_top_of_the_first(rule):
     assert found.to_dict()["further"][0]["surgery"] is None
 
 
+def test_a_prior_has_a_say_in_the_first_site_only():
+    prior = ls.search.Prior(np.zeros(SITES), barred=[0])
+    found, _ = run(two_help, rule=HalvingRule(prior=prior), max_sites=2)
+    assert sorted(paths(found.surgery)) == ["layers.1", "layers.3"]
+    assert len(found.stages[1].decision.ranking) == SITES - 1
+
+
 def test_nothing_is_searched_on_top_of_a_model_that_is_kept():
     found, _ = run(lambda changed: 0.5 - 0.2 * len(changed), max_sites=3)
     assert found.verdict == "keep"

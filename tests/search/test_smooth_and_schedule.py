@@ -1,6 +1,7 @@
 """The parts of `HalvingRule` by themselves: smoothed margins, the schedule of rounds, the standard error."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -41,10 +42,13 @@ def test_what_cannot_be_smoothed_is_refused(bad):
         smooth(bad)
 
 
-def test_the_cells_are_shared_equally_among_the_rounds():
+def test_later_rounds_read_more_samples_and_fewer_cells():
     rounds = schedule(32, 1000, 3300, 2)
     assert [each.sites for each in rounds] == [32, 16, 8, 4, 2]
-    assert all(each.cells == pytest.approx(660, abs=35) for each in rounds)
+    assert all(later.samples > earlier.samples for earlier, later in pairwise(rounds))
+    assert all(later.cells < earlier.cells for earlier, later in pairwise(rounds))
+    assert rounds[2].samples == pytest.approx(rounds[0].samples * (33 / 9) ** 0.5, abs=1)
+    assert sum(each.cells for each in rounds) == pytest.approx(3300, abs=35)
 
 
 def test_where_labels_are_short_the_first_rounds_get_more():
