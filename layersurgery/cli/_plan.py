@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from layersurgery.interventions import Intervention
     from layersurgery.search import Rule
     from layersurgery.sites import Site, Sites
+    from layersurgery.sweeps import ModelOracle
     from layersurgery.sweeps._usage import Memory
 
 
@@ -114,19 +115,18 @@ def plan(
 
     rule = HalvingRule() if rule is None else rule
     pool, held = split(check_samples(samples), confirm, rule, np.random.default_rng([seed, 1]))
-    if isinstance(rule, HalvingRule) and rule.labels is None:
-        rule = replace(rule, labels=len(pool))  # which tells beforehand what is read
     settings = {"at": select(model) if at is None else at, "do": Zero() if do is None else do}
     watch = _Stopwatch(scorer, clock)
     with measured(model) as memory:
         trial = _Trial(model, watch, settings)
-        trial.read(pool[: min(getattr(rule, "labels_needed", len(pool)), len(pool))], batch_size, one_batch=True)
+        most = _search_range(rule, trial.sites, len(pool), True)[1] // (trial.sites + 1)
+        trial.read(pool[: max(1, min(most, len(pool)))], batch_size, one_batch=True)
         others = [*pool, *held][-trial.batch_size :]  # the farthest from those that were just read
         fresh, kept = (trial.read(others, trial.batch_size) for _ in range(2))
         shared = min(kept, trial.read_shared(others))
 
     search = _search_range(rule, trial.sites, len(pool), trial.per_sample)
-    each_site, further = trial.sites // len(set(trial.at or [None])), 0
+    each_site, further = trial.sites // len(set(trial.at)), 0
     for taken in range(1, min(max_sites, trial.sites // each_site)):
         sets = (trial.sites - taken * each_site) * beam
         further += _search_range(rule, sets, len(pool), trial.per_sample)[1]
@@ -173,24 +173,26 @@ class _Trial:
         self._model = model
         self._watch = watch
         self._settings = settings
-        self.sites = 0
-        self.at: Sites | None = None
+        oracle = self._oracle([None], None)
+        self.sites, self.at = oracle.n_sites, oracle.sites
         self.batch_size = 0
         self.per_sample = True
 
     def read(self, samples: Sequence[Any], batch_size: int | None, one_batch: bool = False) -> float:
         """Seconds for one sample."""
-        from layersurgery.sweeps import ModelOracle
-
-        oracle = ModelOracle(self._model, self._watch, samples, **self._settings, batch_size=batch_size)
+        oracle = self._oracle(samples, batch_size)
         count = min(oracle.batch_size or len(samples), len(samples)) if one_batch else len(samples)
         before = len(self._watch.calls)
         oracle.read([0], range(count))
-        self.sites, self.per_sample = oracle.n_sites, oracle.per_sample is not False
-        self.at = oracle.sites
+        self.per_sample = oracle.per_sample is not False
         self.batch_size = min(oracle.batch_size or count, count)
         calls = self._watch.calls[before:]
         return sum(seconds for _, seconds in calls) / sum(number for number, _ in calls)
+
+    def _oracle(self, samples: Sequence[Any], batch_size: int | None) -> ModelOracle:
+        from layersurgery.sweeps import ModelOracle
+
+        return ModelOracle(self._model, self._watch, samples, **self._settings, batch_size=batch_size)
 
     def read_shared(self, samples: Sequence[Any]) -> float:
         """Seconds for one sample on the variant in the middle, which leaves out what it shares with the base."""
@@ -198,8 +200,6 @@ class _Trial:
         from layersurgery.sweeps._memory import ran_out_of_memory
         from layersurgery.sweeps._prefix import SharedPrefix
 
-        if self.at is None:
-            return math.inf
         prefix = SharedPrefix(unwrap(self._model), self.at)
         try:
             with prefix.recording():
@@ -216,7 +216,7 @@ class _Trial:
 
 def _search_range(rule: Any, sites: int, pool: int, per_sample: bool) -> tuple[int, int]:
     if hasattr(rule, "evaluations"):
-        return rule.evaluations(sites, per_sample=per_sample)
+        return rule.evaluations(sites, pool, per_sample=per_sample)
     return 0, (sites + 1) * getattr(rule, "labels_needed", pool)
 
 

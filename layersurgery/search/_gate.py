@@ -25,8 +25,8 @@ class Gate:
     Args:
         open: whether it does.
         text: why.
-        margin: by how many standard errors its gain is above what was asked for, or below; by that of the two conditions
-            which is met less. Infinite: nothing is known.
+        margin: by how many standard errors its gain is above what was asked for, or below, by that of the two
+            conditions which is met less. Infinite: nothing is known.
     """
 
     open: bool

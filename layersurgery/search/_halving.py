@@ -30,8 +30,8 @@ class HalvingRule:
     """Successive halving: all sites on few samples, the better half on more, down to one, and a gate at the end.
 
     1. Each round reads new samples, on the unmodified model and all sites still in the running; the better half, by
-       mean score on all samples so far, goes on (32, 16, 8, 4, 2 sites). With fewer sites a round reads more samples, but
-       fewer cells.
+       mean score on all samples so far, goes on (32, 16, 8, 4, 2 sites). With fewer sites a round reads more samples,
+       but fewer cells.
     2. Scores are smoothed margins (`smooth`): an answer that nearly flips counts too, and each site's unit cancels.
     3. The best of the last round is the finalist. It is knocked out if its mean score is higher than that of the
        unmodified model, it repairs more answers than it breaks, and both by enough: the first by `z` standard errors,
@@ -98,14 +98,14 @@ class HalvingRule:
         """The most samples that it asks for: `labels`; where that is None any number will do, and this is 1."""
         return 1 if self.labels is None else int(self.labels)
 
-    def evaluations(self, sites: int, *, per_sample: bool = True) -> tuple[int, int]:
+    def evaluations(self, sites: int, samples: int | None = None, *, per_sample: bool = True) -> tuple[int, int]:
         """The fewest and the most evaluations of a search: one sample on one variant each.
 
-        Where `labels` is given, it is known beforehand what the rounds read; a close call at the end takes more. Otherwise
-        it also depends on how many labels there are.
+        It is known beforehand what the rounds read; a close call at the end takes more.
 
         Args:
             sites: number of candidate sites.
+            samples: number of labelled samples there are; None: as many as `labels` says, or, without that, any number.
             per_sample: makes no difference here: no sample is read twice on the same variant, by whatever scorer.
 
         Raises:
@@ -117,7 +117,8 @@ class HalvingRule:
         """
         del per_sample
         sites = sites if self.prior is None else len(remaining(self.prior, sites))
-        fewest, most = (self.labels, self.labels) if self.labels is not None else (1, 10 * _SHOTS[1])
+        there = self.labels if samples is None else self._labels(samples)
+        fewest, most = (1, 10 * _SHOTS[1]) if there is None else (there, there)
         return self._cells(sites, fewest)[0], self._cells(sites, most)[1]
 
     def __call__(self, oracle: Oracle, rng: np.random.Generator, /) -> Decision:
@@ -166,7 +167,9 @@ class HalvingRule:
 
     def _rounds(self, sites: int, labels: int) -> list[Round]:
         budget = self._budget(sites, labels)
-        return schedule(sites, labels, min(budget, max(sites + 1, math.floor(_ROUNDS * budget))), self.eta)
+        if budget < labels * (sites + 1):  # else every site is read on every sample
+            budget = min(budget, max(sites + 1, math.floor(_ROUNDS * budget)))
+        return schedule(sites, labels, budget, self.eta)
 
     def _budget(self, sites: int, labels: int) -> int:
         if self.budget is not None:

@@ -62,7 +62,7 @@ class PaperRule:
         """The most samples that it asks for, discarded probe sets aside: N + N // 2 + N // 4."""
         return sum(self._steps)
 
-    def evaluations(self, sites: int, *, per_sample: bool = True) -> tuple[int, int]:
+    def evaluations(self, sites: int, samples: int | None = None, *, per_sample: bool = True) -> tuple[int, int]:
         """The fewest and the most evaluations of a search: one sample on one variant each, pruning aside.
 
         Fewest where the first round decides, most where it takes them all. Each probe set that is discarded before
@@ -70,6 +70,7 @@ class PaperRule:
 
         Args:
             sites: number of candidate sites.
+            samples: makes no difference here: the rule draws as many as `shots` says, or refuses.
             per_sample: whether the scorer scores single samples; one that gives one number for all of them scores the
                 enlarged set of each round anew.
 
@@ -77,6 +78,7 @@ class PaperRule:
             >>> PaperRule(shots=15).evaluations(sites=32)
             (495, 825)
         """
+        del samples
         sets = list(accumulate(step for step in self._steps if step))
         return (sites + 1) * sets[0], (sites + 1) * (sets[-1] if per_sample else sum(sets))
 

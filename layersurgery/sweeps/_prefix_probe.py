@@ -9,13 +9,13 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from layersurgery.sweeps._attributes import Attributes
 from layersurgery.sweeps._prefix_map import Map
 from layersurgery.sweeps._prefix_record import Record
 from layersurgery.sweeps._prefix_replay import Moved, Replayer
 from layersurgery.sweeps._prefix_tail import Probe, Tail, asked_for, candidates
 from layersurgery.sweeps._prefix_values import Reach, thaw
 from layersurgery.sweeps._stand_ins import StandIns
-from layersurgery.sweeps._together_values import Attributes
 
 
 def find_tail(parts: Map, record: Record, sites: Sequence[tuple[nn.Module, ...]]) -> Tail | None:

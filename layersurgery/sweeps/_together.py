@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from layersurgery.surgery import Surgery
+from layersurgery.sweeps._attributes import Attributes
 from layersurgery.sweeps._memory import ran_out_of_memory
 from layersurgery.sweeps._notes import Notes
 from layersurgery.sweeps._prefix import SharedPrefix, _modules
@@ -29,7 +30,7 @@ from layersurgery.sweeps._together_generate import (
 )
 from layersurgery.sweeps._together_rows import Variant, Weights
 from layersurgery.sweeps._together_stack import Short, Stack, Stacked, differs, is_short, layer_of
-from layersurgery.sweeps._together_values import Attributes, CannotError, Placed
+from layersurgery.sweeps._together_values import CannotError, Placed
 from layersurgery.sweeps._usage import Room
 
 

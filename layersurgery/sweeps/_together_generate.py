@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from layersurgery.surgery import Surgery
+from layersurgery.sweeps._attributes import Attributes
 from layersurgery.sweeps._prefix import SharedPrefix
 from layersurgery.sweeps._prefix_record import Pass
 from layersurgery.sweeps._prefix_state import Chance, World
@@ -20,7 +21,7 @@ from layersurgery.sweeps._prefix_values import Freezer, Reach, UnknownValueError
 from layersurgery.sweeps._stand_ins import Forward, StandIns
 from layersurgery.sweeps._together_cache import Growing
 from layersurgery.sweeps._together_rows import Rowwise, Variant
-from layersurgery.sweeps._together_values import Attributes, CannotError, Merged, Placed
+from layersurgery.sweeps._together_values import CannotError, Merged, Placed
 
 
 @dataclass(eq=False)
