@@ -133,7 +133,10 @@ def model(request, tmp_path):
 
 
 def made(*makes):
-    return pytest.mark.parametrize("model", makes, indirect=True, ids=lambda make: make.__name__)
+    # quanto compiles an extension for its four-bit weights, which takes over a minute
+    marks = {quanto_int4: pytest.mark.slow}
+    each = [pytest.param(make, marks=marks.get(make, ()), id=make.__name__) for make in makes]
+    return pytest.mark.parametrize("model", each, indirect=True)
 
 
 def linears(module):
