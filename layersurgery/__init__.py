@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from layersurgery.inspection import Anatomy, inspect
     from layersurgery.interventions import Intervention, LowRank, Mean, Noise, Scale, Skip, Uniform, Zero, register
     from layersurgery.scoring import ChoiceScorer, GenerationScorer, Scores, prompt_template
-    from layersurgery.search import Decision, Finding, HalvingRule, PaperRule, TableOracle, stability, talo
+    from layersurgery.search import Decision, Finding, HalvingRule, PaperRule, Prior, TableOracle, stability, talo
     from layersurgery.sites import Site, Sites, select
     from layersurgery.surgery import Surgery, status
     from layersurgery.sweeps import ModelOracle, ScoreTable, sweep, sweep_pairs
@@ -57,6 +57,7 @@ _ROOMS = {
     "Decision": "search",
     "HalvingRule": "search",
     "PaperRule": "search",
+    "Prior": "search",
     "stability": "search",
     "TableOracle": "search",
     "InteractionVectors": "vectors",
@@ -97,6 +98,7 @@ __all__ = [
     "Decision",
     "HalvingRule",
     "PaperRule",
+    "Prior",
     "stability",
     "TableOracle",
     "InteractionVectors",

@@ -10,11 +10,13 @@ from layersurgery.search._paper import PaperRule
 from layersurgery.search._prior import Prior
 from layersurgery.search._smooth import smooth
 from layersurgery.search._stability import Stability, stability
+from layersurgery.search._stage import Stage
 from layersurgery.search._talo import talo
 
 __all__ = [
     "talo",
     "Finding",
+    "Stage",
     "Decision",
     "Rule",
     "HalvingRule",

@@ -106,7 +106,7 @@ def _checked(found: Finding, unit: _Unit) -> Iterator[str]:
     if found.harmful:
         yield "This is a harm: do not use the knock-out, keep the model."
     elif found.interval.low <= 0:
-        yield "The interval includes 0: that it helps is not shown."
+        yield _not_shown(found.interval)
     yield from _added(found, unit)
 
 
@@ -136,7 +136,11 @@ def _without_check(found: Finding, unit: _Unit) -> Iterator[str]:
         yield "What is known of the gain"
     yield f"{unit.interval(interval)}."
     if interval.low <= 0:
-        yield "The interval includes 0: that it helps is not shown."
+        yield _not_shown(interval)
+
+
+def _not_shown(interval: Interval) -> str:
+    return f"The interval includes {'harm' if interval.low < 0 else '0'}: that it helps is not shown."
 
 
 def _doubts(found: Finding, unit: _Unit) -> Iterator[str]:

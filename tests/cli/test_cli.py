@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -10,8 +11,10 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -34,8 +37,21 @@ def run(*words, **settings):
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, **settings)
 
 
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def here(*words):
+    """As `run`, but in this process, which has imported everything already."""
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        code = main(list(map(str, words)))
+    return Done(code, out.getvalue(), err.getvalue())
+
+
 def ok(*words):
-    done = run(*words)
+    done = here(*words)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -68,7 +84,7 @@ TORCHAO_SAYS = re.compile(r"Failed to load .*torchao|W\d{4} ")  # when transform
 
 
 def failing(code, message, *words):
-    done = run(*words)
+    done = here(*words)
     assert done.returncode == code, done.stdout + done.stderr
     assert done.stdout == ""
     assert message in " ".join(done.stderr.split())

@@ -96,7 +96,7 @@ def test_none_found_on_top_of_the_first(rule):
 
 
 def test_a_prior_has_a_say_in_the_first_site_only():
-    prior = ls.search.Prior(np.zeros(SITES), barred=[0])
+    prior = ls.Prior(np.zeros(SITES), barred=[0])
     found, _ = run(two_help, rule=HalvingRule(prior=prior), max_sites=2)
     assert sorted(paths(found.surgery)) == ["layers.1", "layers.3"]
     assert len(found.stages[1].decision.ranking) == SITES - 1

@@ -328,7 +328,7 @@ def test_a_confirmed_harm_is_called_a_harm():
 def test_an_interval_with_0_says_that_nothing_is_shown():
     found = lucky(lambda base: base)
     assert (found.gain, found.harmful) == (0, False)
-    assert "The interval includes 0: that it helps is not shown." in str(found)
+    assert "The interval includes harm: that it helps is not shown." in str(found)
 
 
 def test_a_shown_gain_carries_no_such_warning():
