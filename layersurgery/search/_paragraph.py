@@ -75,7 +75,7 @@ def _found(found: Finding, unit: _Unit) -> Iterator[str]:
 def _further(found: Finding, unit: _Unit) -> Iterator[str]:
     """What was found on top of the first site, or that nothing was."""
     for number, stage in enumerate(found.stages[1:], 2):
-        which = _ORDINALS.get(number, f"{number}th")
+        which = ordinal(number)
         reason = f" Reason: {stage.decision.reason}." if stage.decision.reason else ""
         if stage.surgery is None or stage.under is None:
             best = "" if stage.finalist is None else f"; the best candidate is {_named(stage.finalist)}"
@@ -87,7 +87,14 @@ def _further(found: Finding, unit: _Unit) -> Iterator[str]:
         )
 
 
-_ORDINALS = {2: "second", 3: "third"}
+def ordinal(number: int) -> str:
+    """Which one, in words, from the second on.
+
+    Examples:
+        >>> ordinal(2), ordinal(4)
+        ('second', '4th')
+    """
+    return {2: "second", 3: "third"}.get(number, f"{number}th")
 
 
 def _checked(found: Finding, unit: _Unit) -> Iterator[str]:
@@ -115,7 +122,7 @@ def _added(found: Finding, unit: _Unit) -> Iterator[str]:
     for number, stage in enumerate(found.stages[1:], 2):
         if stage.held_out_gain is None or stage.surgery is None or found.surgery is None:
             continue
-        which = _ORDINALS.get(number, f"{number}th")
+        which = ordinal(number)
         interval = "" if stage.held_out_interval is None else f" {unit.interval(stage.held_out_interval, 'paired ')}"
         there = f"{unit.change(stage.held_out_gain)}{interval}"
         if len(stage.surgery) > len(found.surgery):

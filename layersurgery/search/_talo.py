@@ -16,6 +16,7 @@ from layersurgery.search._decision import Rule
 from layersurgery.search._finding import Finding
 from layersurgery.search._halving import HalvingRule
 from layersurgery.search._intervals import Interval, paired_interval
+from layersurgery.search._paragraph import ordinal
 from layersurgery.search._split import split
 from layersurgery.search._stage import Stage, stage, stages
 
@@ -115,7 +116,7 @@ def talo(
 
         def further(parents: list[Surgery]) -> SetOracle | None:
             sets = extended(parents, first.surgeries)
-            label = _label(progress, f"{_ordinal(len(parents[0]) + 1)} site")
+            label = _label(progress, f"{ordinal(len(parents[0]) + 1)} site")
             # with the batch size that the search was left with: what did not fit there will not fit here
             size = first.batch_size
             settings = {**given, "batch_size": size, "progress": label}
@@ -205,10 +206,6 @@ def _without_check(accounts: Sequence[Stage]) -> Interval | None:
         return intervals[0]
     low, high = sum(one.low for one in intervals), sum(one.high for one in intervals)
     return Interval(low, high, f"{intervals[0].method}, summed over {len(intervals)} sites", _LEVEL)
-
-
-def _ordinal(number: int) -> str:
-    return {2: "second", 3: "third"}.get(number, f"{number}th")
 
 
 def _label(progress: bool | str, stage: str) -> bool | str:
