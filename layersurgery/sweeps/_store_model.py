@@ -26,6 +26,7 @@ VERSION = 1
 """Raised whenever the same model and surgery come to give other results, or other fingerprints."""
 
 _THREADS = 8
+_SMALL = 1 << 25  # bytes of a model for which threads do not pay; and Ctrl-C while one starts may come as another error
 
 
 def model_fingerprint(model: Any) -> str:
@@ -58,8 +59,7 @@ def model_fingerprint(model: Any) -> str:
         parts += _hooks(path, one, known)
     weights = sorted(_weights(module), key=attrgetter("path"))
     once = {weight.key: weight for weight in weights}
-    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-        found = dict(zip(once, pool.map(_weight_digest, once.values()), strict=True))
+    found = dict(zip(once, _digests(module, list(once.values())), strict=True))
     parts += [f"{weight.path} = {found[weight.key].hex()}" for weight in weights]
     return joined("model", [part.encode("utf-8", "surrogatepass") for part in parts]).hex()[:32]
 
@@ -197,6 +197,13 @@ def _moving_scales(module: nn.Module) -> Any:
     """The scales of bitsandbytes' 8-bit weights, which move from the parameter to the module in its first call."""
     at_first = getattr(module._parameters.get("weight"), "SCB", None)
     return getattr(vars(module).get("state"), "SCB", None) if at_first is None else at_first
+
+
+def _digests(root: nn.Module, weights: list[_Weight]) -> list[bytes]:
+    if sum(parameter.nbytes for parameter in root.parameters()) < _SMALL:
+        return [_weight_digest(weight) for weight in weights]
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        return list(pool.map(_weight_digest, weights))
 
 
 def _weight_digest(weight: _Weight) -> bytes:

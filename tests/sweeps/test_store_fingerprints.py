@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import layersurgery as ls
+from layersurgery.sweeps import _store_model
 from layersurgery.sweeps._store_model import model_fingerprint, surgery_key
 from layersurgery.sweeps._store_values import PIECE, tensor_digest
 from tests import models
@@ -171,3 +172,11 @@ def test_surgeries_are_told_apart_by_what_they_do():
         ls.Surgery(site, ls.Zero()) + ls.Surgery(site, ls.Zero()),
     ]
     assert len({key, surgery_key(None), *map(surgery_key, others)}) == len(others) + 2
+
+
+def test_threads_make_no_difference(monkeypatch):
+    """Large models are read by several threads, small ones by none."""
+    model = models.built("llama")
+    alone = model_fingerprint(model)
+    monkeypatch.setattr(_store_model, "_SMALL", 0)
+    assert model_fingerprint(model) == alone
