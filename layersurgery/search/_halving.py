@@ -127,7 +127,7 @@ class HalvingRule:
             raise SearchError("there is no site to search: give the oracle at least one besides the unmodified model")
         sites, dropped = entering(self.prior, oracle), []
         order = _order(oracle, rng)[: self._labels(oracle.n_samples)]
-        rounds = self._rounds(len(sites), len(order))
+        entered, rounds = len(sites), self._rounds(len(sites), len(order))
         lots = rng.permutation(oracle.n_sites)  # sites that tie go by these, so that no layer is preferred
         seen = Seen(oracle)
         for each in rounds:
@@ -135,15 +135,14 @@ class HalvingRule:
             seen.add(sites, order[len(seen.columns) :][: each.samples])
             means = dict(zip(sites, drawn(self.prior, seen.compared(sites), sites), strict=True))
             sites.sort(key=lambda site: (-means[site], lots[site]))
-        lift, groups = luck(len(sites) + len(dropped)), _groups(oracle)
-        spare = self._budget(len(sites) + len(dropped), len(order)) - sum(each.cells for each in rounds)
-        while seen.per_sample and abs(passes(seen, sites[0], self.z * lift, groups).margin) < lift:
+        lift, groups = luck(entered), _groups(oracle)
+        spare = self._budget(entered, len(order)) - sum(each.cells for each in rounds)
+        while abs((gate := passes(seen, sites[0], self.z * lift, groups)).margin) < lift:
             closer = order[len(seen.columns) :][: min(_CLOSER, spare // 2)]
             if not closer:
                 break
             sites, dropped, spare = sites[:1], sites[1:] + dropped, spare - 2 * len(closer)
             seen.add(sites, closer)
-        gate = passes(seen, sites[0], self.z * lift, groups)
         return self._decision(seen, gate, sites, dropped, len(rounds))
 
     def _decision(self, seen: Seen, gate: Gate, finalists: list[int], dropped: list[int], rounds: int) -> Decision:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from layersurgery._labels import names_of
 from layersurgery.errors import SearchError
 from layersurgery.search._oracle import Oracle
 from layersurgery.search._seen import Comparison
@@ -142,7 +143,7 @@ def entering(prior: Prior | None, oracle: Oracle) -> list[int]:
     if prior is None:
         return list(range(oracle.n_sites))
     found = remaining(prior, oracle.n_sites)
-    theirs = _named(oracle) if prior.sites else ()
+    theirs = names_of(oracle) if prior.sites else ()
     for site, (mine, other) in enumerate(zip(prior.sites, theirs, strict=False)):
         if mine != other:
             raise SearchError(
@@ -235,12 +236,4 @@ def _labels(sites: Iterable[Any], expected: int) -> tuple[str, ...]:
     labels = tuple(map(str, sites))
     if labels and len(labels) != expected:
         raise SearchError(f"Prior: there are {len(labels)} labels of sites for {expected} changes; give one for each")
-    return labels
-
-
-def _named(oracle: Any) -> tuple[str, ...]:
-    """The labels that vectors have of such sites: what was done there, where a site is changed in several ways."""
-    labels = tuple(map(str, getattr(oracle, "sites", ())))
-    if len(set(labels)) < len(labels) and hasattr(oracle, "surgeries"):
-        return tuple(map(str, oracle.surgeries))
     return labels

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from layersurgery._labels import labels_of
 from layersurgery.errors import SearchError
 from layersurgery.search._decision import Rule
 from layersurgery.search._oracle import TableOracle
@@ -230,21 +231,12 @@ def _compares_by_margins(rule: Rule, table: _Table, seed: int) -> bool:
 
 def _labels(scores: Any, labels: Sequence[int | str] | None, sites: int) -> tuple[int | str, ...] | None:
     if labels is None:
-        return _labels_of(scores) if _is_table(scores) else None
+        return labels_of(scores) if _is_table(scores) else None
     if isinstance(labels, str) or len(labels) != sites:
         raise SearchError(
             f"stability: labels={labels!r} for {sites} sites; give a list of {sites} layer numbers or names"
         )
     return tuple(int(label) if isinstance(label, (int, np.integer)) else str(label) for label in labels)
-
-
-def _labels_of(table: Any) -> tuple[int | str, ...]:
-    """The first of layers, sites, and what is done there that tells all rows apart."""
-    layers = [site.layer for site in table.sites if site.layer is not None]
-    sites = [str(site) for site in table.sites]
-    if len(set(layers)) == len(sites):
-        return tuple(layers)
-    return tuple(sites if len(set(sites)) == len(sites) else map(str, table.surgeries))
 
 
 def _histogram(table: _Table, rule: Rule, resamples: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:

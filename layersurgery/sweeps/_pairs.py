@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from layersurgery._labels import labels_of
 from layersurgery.errors import SelectionError
 from layersurgery.interventions import Intervention, Zero
 from layersurgery.sites import Site, Sites, select
@@ -80,9 +81,7 @@ class PairTable:
         """`matrix` in colours, see `layersurgery.report.heatmap`; needs matplotlib."""
         from layersurgery.report import heatmap
 
-        layers = [site.layer for site in self.sites]
-        plain = None not in layers and len(set(layers)) == len(layers)
-        labels = [str(layer) for layer in layers] if plain else list(self.sites.paths)
+        labels = [str(label) for label in labels_of(self)]
         return heatmap(self.matrix, labels, labels, **settings)
 
     def __str__(self) -> str:

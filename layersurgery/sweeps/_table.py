@@ -114,9 +114,10 @@ class ScoreTable:
             lines[0] += f" ({beside})"
         if self.under is not None:
             lines[0] += f", under {self.under}"
-        for row, (site, change) in enumerate(zip(self.sites, self.vector, strict=True)):
+        shown = self.sites if self.is_of_one_kind else [surgery.steps[-1] for surgery in self.surgeries]
+        for site, change, name in zip(self.sites, self.vector, shown, strict=True):
             layer = "-" if site.layer is None else str(site.layer)
-            lines.append(f"{layer:>5}  {change:+.3f}  {site if self.is_of_one_kind else self.surgeries[row].steps[-1]}")
+            lines.append(f"{layer:>5}  {change:+.3f}  {name}")
         return "\n".join([lines[0], "layer  change  site", *lines[1:], *self.notes])
 
     @property

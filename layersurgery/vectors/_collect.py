@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from layersurgery._labels import names_of
 from layersurgery.errors import VectorError
 
 
@@ -65,9 +66,9 @@ def _sites(vectors: Mapping[str, Any], n: int) -> tuple[tuple[str, ...], tuple[i
     if not known:
         return tuple(map(str, range(n))), tuple(range(n))
     (first, table), *rest = known.items()
-    sites, labels = tuple(table.sites), _labels(table)
+    sites, labels = tuple(table.sites), names_of(table)
     for task, others in rest:
-        for mine, theirs in zip(labels, _labels(others), strict=True):
+        for mine, theirs in zip(labels, names_of(others), strict=True):
             if mine != theirs:
                 raise VectorError(
                     f"task {first!r} was swept at {mine} where task {task!r} was at {theirs}; vectors must be of the "
@@ -77,14 +78,6 @@ def _sites(vectors: Mapping[str, Any], n: int) -> tuple[tuple[str, ...], tuple[i
     if None in layers or len(set(layers)) < n:
         return labels, tuple(range(n))
     return labels, tuple(int(layer) for layer in layers if layer is not None)
-
-
-def _labels(table: Any) -> tuple[str, ...]:
-    """What tells the rows apart: the sites, or what was done there where a site was changed in several ways."""
-    labels = tuple(map(str, table.sites))
-    if len(set(labels)) == len(labels) or not hasattr(table, "surgeries"):
-        return labels
-    return tuple(map(str, table.surgeries))
 
 
 def _base(value: Any) -> float:

@@ -56,9 +56,14 @@ def _make(checkpoint: str, task: str, samples: int, path: Path) -> None:
     table = ls.sweep(
         model, ls.ChoiceScorer(processor), make_samples(task, "test", samples), batch_size=BATCH, progress=path.stem
     )
+    save(path, correct=table.correct, margin=table.margin)
+
+
+def save(path: Path, **arrays: np.ndarray) -> None:
+    """Write a table whole or not at all: a command that is killed leaves no half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part.npz")  # so that a command that is killed leaves no half a table
-    np.savez_compressed(part, correct=table.correct, margin=table.margin)
+    part = path.with_suffix(".part.npz")
+    np.savez_compressed(part, allow_pickle=False, **arrays)
     part.replace(path)
 
 

@@ -28,7 +28,7 @@ from layersurgery.scoring import Scores, _choices, _inputs
 from layersurgery.search import HalvingRule, PaperRule, Rule, TableOracle, smooth
 from layersurgery.tasks import Sample
 from tests.benchmarks._simulate import KINDS
-from tests.benchmarks._tables import FOLDER, SAMPLES, KnownTask, _known
+from tests.benchmarks._tables import FOLDER, SAMPLES, KnownTask, _known, save
 from tests.benchmarks._trials import HARM
 
 UNLABELLED = (20, 100)  # samples without labels that a criterion sees
@@ -548,11 +548,8 @@ def _make(checkpoint: str, task: str, samples: int, path: Path) -> None:
     asked = make_samples(task, "test", samples)
     log_probs = option_table(model, processor, asked, path.stem)
     again = option_table(model, processor, [turn(sample) for sample in asked], f"{path.stem}, turned")[:, :, ::-1]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part.npz")  # so that a command that is killed leaves no half a table
-    kept = {"log_probs": log_probs.astype(np.float32), "turned": again.astype(np.float32)}
-    np.savez_compressed(part, allow_pickle=False, answer=[sample.answer for sample in asked], **kept)
-    part.replace(path)
+    answer = np.array([sample.answer for sample in asked])
+    save(path, log_probs=log_probs.astype(np.float32), turned=again.astype(np.float32), answer=answer)
 
 
 def turn(sample: Sample) -> Sample:
