@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
@@ -16,6 +17,7 @@ from layersurgery.sweeps._prefix_record import NO_ROOM, Pass, Record, Recorder
 from layersurgery.sweeps._prefix_replay import Moved, Replayer
 from layersurgery.sweeps._prefix_state import Changes, Standing, cannot_share, hooks_on, is_patched
 from layersurgery.sweeps._prefix_tail import Tail
+from layersurgery.sweeps._prefix_zeros import Silence
 from layersurgery.sweeps._stand_ins import StandIns
 from layersurgery.sweeps._usage import Room
 
@@ -66,6 +68,7 @@ class SharedPrefix:
         self._parts = Map(model)
         self._sites = {site: _modules(model, site) for site in sites}
         self._below: dict[nn.Module, list[tuple[nn.Module, ...]]] = {}
+        self._proven: dict[tuple[Any, ...], bool] = {}
         for site, modules in self._sites.items():
             for holder in self._parts.above(_around(model, site)[1]):
                 self._below.setdefault(holder, []).append(modules)
@@ -171,7 +174,8 @@ class SharedPrefix:
             changed.update(self._sites[site] if site in self._sites else _modules(self._parts.root, site))
         record = Record(self._record.passes[first:], self._record.watched) if first else self._record
         tail = self.tail if self.tail and not unsettled and self.tail.serves(changed) else None
-        replayer = Replayer(record, Moved(self._parts, changed, unsettled), self._notes.tell, tail)
+        silent = Silence(changed, None if self._volatile else self._proven)
+        replayer = Replayer(record, Moved(self._parts, changed, unsettled), silent, self._notes.tell, tail)
         try:
             with StandIns(replayer.watched, replayer.called):
                 yield

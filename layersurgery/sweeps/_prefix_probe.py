@@ -15,6 +15,7 @@ from layersurgery.sweeps._prefix_record import Record
 from layersurgery.sweeps._prefix_replay import Moved, Replayer
 from layersurgery.sweeps._prefix_tail import Probe, Tail, asked_for, candidates
 from layersurgery.sweeps._prefix_values import Reach, thaw
+from layersurgery.sweeps._prefix_zeros import Silence
 from layersurgery.sweeps._stand_ins import StandIns
 
 
@@ -69,7 +70,7 @@ class _Trial:
         """What the model gives when positions of these modules are not-a-number; nothing where that cannot be told."""
         recorded = self._record.passes[0]
         probe = Probe(self._parts, recorded, self._late, hidden)
-        replayer = Replayer(self._record, Moved(self._parts, self._late, ()), _tell_nobody, probe)
+        replayer = Replayer(self._record, Moved(self._parts, self._late, ()), Silence((), None), _tell_nobody, probe)
         arguments, keywords = thaw(recorded.inputs)
         with StandIns(replayer.watched, replayer.called), _Operations(probe) as operations:
             output = recorded.module(*arguments, **keywords)

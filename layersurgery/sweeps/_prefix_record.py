@@ -15,6 +15,7 @@ from torch import nn
 from layersurgery.sweeps._prefix_map import Map
 from layersurgery.sweeps._prefix_state import Chance, World, captured, is_traced
 from layersurgery.sweeps._prefix_values import Clones, Freezer, Held, Reach, UnknownValueError, shallow
+from layersurgery.sweeps._prefix_zeros import Ending, Endings
 from layersurgery.sweeps._stand_ins import Forward
 
 LATER_STEPS = "calls with a KV cache that holds something already, such as later steps of a generation, run in full"
@@ -83,6 +84,7 @@ class Pass:
         events: the modules in the order in which their calls began.
         first: when each module began first.
         top: the call itself.
+        endings: how sites ended that need not be run where they are knocked out.
         problem: why nothing in it can be answered for; empty: it can.
     """
 
@@ -93,6 +95,7 @@ class Pass:
     events: list[nn.Module] = field(default_factory=list[nn.Module])
     first: dict[nn.Module, int] = field(default_factory=dict[nn.Module, int])
     held: list[Held] = field(default_factory=list[Held])
+    endings: dict[nn.Module, Ending | None] = field(default_factory=dict["nn.Module", "Ending | None"])
     problem: str = ""
 
     def cut(self, changed: Collection[nn.Module], parts: Map) -> float:
@@ -175,6 +178,8 @@ class Recorder:
         self.lacked_memory = False
         self._parts, self._sites, self._below = parts, sites, below
         self._copied = copied
+        self._tops = frozenset(part for site in sites for part in site if part._modules)
+        self._endings = Endings(self._tops)
         self._thread = threading.get_ident()
         self._pass: Pass | None = None
         self._around: list[Call | None] = []
@@ -197,6 +202,7 @@ class Recorder:
         here.events.append(module)
         here.first.setdefault(module, begin)
         around = self._around[-1]
+        forward = self._endings.followed(module, forward)
         if around is not None and self._may_be_needed(module, around, here):
             call = Call(module, begin)
             around.inside.append(call)
@@ -221,7 +227,7 @@ class Recorder:
             finally:
                 self._aside = False
         here = self._pass = Pass(module, inputs, World.now(), Call(module, 0), [module], {module: 0})
-        chance = Chance(of_all=True)
+        chance, self._endings = Chance(of_all=True), Endings(self._tops)
         try:
             output = self._recorded(here.top, forward, arguments, keywords)
         except BaseException:
@@ -230,6 +236,7 @@ class Recorder:
         finally:
             self._pass = None
             self._around.clear()
+            here.endings = self._endings.close(chance.is_untouched())
         if not chance.others_are_untouched():
             here.problem = "it draws random numbers with Python's or numpy's generator"
         self._prune(here.top, [here.top], NEVER, here)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, cast
+from typing import Any
 
-import torch
 from torch import nn
 
 from layersurgery.sweeps._prefix_map import Map
 from layersurgery.sweeps._prefix_record import Call, Pass, Record, starting
-from layersurgery.sweeps._prefix_state import World, is_patched
+from layersurgery.sweeps._prefix_state import World
 from layersurgery.sweeps._prefix_tail import Kept, Tail
 from layersurgery.sweeps._prefix_values import Reach, pour, same, thaw
+from layersurgery.sweeps._prefix_zeros import Ending, Silence, silence
 from layersurgery.sweeps._stand_ins import Forward
 
 
@@ -45,6 +44,7 @@ class Replayer:
     Args:
         record: what was recorded.
         moved: what is not as it was then.
+        silent: what of that is zeros only.
         tell: is told in words why something is run in full.
         tail: the modules of which only scored positions are needed; None: there are none.
 
@@ -53,33 +53,40 @@ class Replayer:
         has_cut: whether positions were left out.
     """
 
-    def __init__(self, record: Record, moved: Moved, tell: Callable[[str], None], tail: Tail | None = None) -> None:
-        self._record, self._moved, self._tell = record, moved, tell
+    def __init__(
+        self, record: Record, moved: Moved, silent: Silence, tell: Callable[[str], None], tail: Tail | None = None
+    ) -> None:
+        self._record, self._moved, self._silent, self._tell = record, moved, silent, tell
         self._tail = tail
         self._kept: Kept | None = None
-        self._silent = silent_among(moved.changed)
         self._thread = threading.get_ident()
         self._count = 0
         self.has_answered = self.has_cut = False
         self._running = False
         self._script: list[tuple[nn.Module, Call | None]] = []
         self._line = 0
+        self._endings: dict[nn.Module, Ending | None] = {}
 
     @property
     def watched(self) -> set[nn.Module]:
         """The modules whose calls must come here."""
-        return self._record.watched | self._silent | (self._tail.modules if self._tail else frozenset())
+        silent = self._silent.linear | self._silent.whole
+        return self._record.watched | silent | (self._tail.modules if self._tail else frozenset())
 
     def called(self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """Run a module, in place of its forward, or answer for it."""
         if threading.get_ident() != self._thread:
             self._stop("it runs in several threads")
             return forward(*arguments, **keywords)
-        if module in self._silent:
+        if module in self._silent.linear:
             zeros = silence(module, arguments, keywords)
             self.has_answered = self.has_answered or zeros is not None
             return forward(*arguments, **keywords) if zeros is None else zeros
         if self._running:
+            if module in self._silent.whole:
+                output, left_out = self._silent.answer(module, forward, arguments, keywords, self._endings.get(module))
+                self.has_answered = self.has_answered or left_out
+                return output
             if self._kept is not None and self._tail is not None and module in self._tail.modules:
                 output = self._tail.run(module, forward, arguments, keywords, self._kept)
                 self.has_cut = self.has_cut or self._kept.has_left_out
@@ -96,7 +103,7 @@ class Replayer:
             return output
         finally:
             self._running = False
-            self._script, self._kept = [], None
+            self._script, self._endings, self._kept = [], {}, None
 
     def _begin(self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         """Look up what was recorded of this call by the scorer."""
@@ -114,6 +121,7 @@ class Replayer:
             return
         if not recorded.problem:
             self._script = script(recorded, self._moved, self._record.watched)
+            self._endings = recorded.endings
             self._kept = self._tail.kept(recorded, arguments, keywords) if self._tail else None
 
     def _next(self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
@@ -141,56 +149,6 @@ class Replayer:
     def _stop(self, why: str) -> None:
         self._script, self._count = [], len(self._record.passes)
         self._tell(why)
-
-
-def silent_among(modules: Collection[nn.Module]) -> set[nn.Module]:
-    """Those that multiply with a matrix of zeros, as a knock-out leaves it: zeros come out of whatever is finite.
-
-    Examples:
-        >>> module = nn.Linear(2, 2)
-        >>> silent_among([module])
-        set()
-        >>> for parameter in module.parameters():
-        ...     parameter.data = torch.zeros(()).expand(parameter.shape)
-        >>> silent_among([module])
-        {Linear(in_features=2, out_features=2, bias=True)}
-    """
-    return {
-        module
-        for module in modules
-        if type(module) is nn.Linear and all(map(_is_zero, module._parameters.values())) and not is_patched(module)
-    }
-
-
-def silence(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> torch.Tensor | None:
-    """What a silent module gives; None: that would have to be computed."""
-    if len(arguments) != 1 or keywords or torch.is_grad_enabled():
-        return None
-    states, weight = arguments[0], cast(torch.Tensor, module.weight)
-    if type(states) is not torch.Tensor or states.dtype != weight.dtype or states.device != weight.device:
-        return None
-    if torch.is_autocast_enabled(weight.device.type):
-        return None
-    # A single product may come out as the negative zero. Infinity times zero is no zero at all, and shows in the sum.
-    if states.shape[-1] != weight.shape[1] or weight.shape[1] < _MANY or not math.isfinite(_sum(states)):
-        return None
-    return states.new_zeros((*states.shape[:-1], weight.shape[0]))
-
-
-_MANY = 8  # products in each sum
-
-
-def _sum(states: torch.Tensor) -> float:
-    return states.sum(dtype=torch.promote_types(states.dtype, torch.float32)).item()
-
-
-def _is_zero(parameter: torch.Tensor | None) -> bool:
-    """Whether it is nothing, or a single zero seen in the shape of a matrix."""
-    if parameter is None:
-        return True
-    plain = type(parameter) in (torch.Tensor, nn.Parameter) and parameter.layout == torch.strided
-    single = plain and not any(parameter.stride()) and not parameter.is_meta and parameter.numel() > 0
-    return single and not parameter[(0,) * parameter.dim()].item()
 
 
 def script(recorded: Pass, moved: Moved, watched: Collection[nn.Module]) -> list[tuple[nn.Module, Call | None]]:

@@ -16,6 +16,7 @@ from layersurgery.search._halving import HalvingRule
 from tests.benchmarks._tables import KnownTask
 
 FRESH = 60  # samples of the check
+_CHECKS = 20  # of them are drawn for each choice: one says too little of how often an interval covers
 HARM = -0.001  # a true gain below it is a harm
 _REPLAYS = 100
 
@@ -59,8 +60,8 @@ class Trial:
         best: whether it is the site that gains most.
         evaluations: cells read.
         labels: samples read.
-        fresh: whether the interval on fresh samples covers the gain; None where the model is kept.
-        adjusted: the same of the interval without fresh samples; None where it was not asked for.
+        fresh: how often the interval on fresh samples covers the gain; None where the model is kept.
+        adjusted: whether the interval without fresh samples does; None where it was not asked for.
         apparent: gain on the probe less the held-out one; None likewise.
         corrected: the same of the corrected gain.
         lacking: whether the paper's rule could not decide, since too few samples were left; the model is kept then.
@@ -72,7 +73,7 @@ class Trial:
     best: bool
     evaluations: int
     labels: int
-    fresh: bool | None = None
+    fresh: float | None = None
     adjusted: bool | None = None
     apparent: float | None = None
     corrected: float | None = None
@@ -104,8 +105,9 @@ def trial(task: KnownTask, entry: Entry, seed: Sequence[int], *, adjust: bool) -
         return Trial(task, 0.0, 0.0, False, *cost, lacking=lacking)
     base, variant = task.correct[0, unread], task.correct[site + 1, unread]
     gain = float((variant - base).mean())
-    fresh = rng.integers(0, len(unread), FRESH)  # put back each time: the truth is the mean of those unread
-    found = gain in paired_interval(base[fresh], variant[fresh])
+    # put back each time: the truth is the mean of those unread
+    checks = rng.integers(0, len(unread), (_CHECKS, FRESH))
+    found = _mean(gain in paired_interval(base[fresh], variant[fresh]) for fresh in checks)
     told = (found,)
     if adjust:
         columns = list(decision.columns)

@@ -1,0 +1,242 @@
+"""What comes out of matrices of zeros, as a knock-out leaves them: it need not be computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from layersurgery.sweeps._prefix_state import hooks_on, is_patched
+from layersurgery.sweeps._prefix_values import Reach, UnknownValueError
+from layersurgery.sweeps._stand_ins import Forward
+
+
+@dataclass(frozen=True, eq=False)
+class Ending:
+    """How a module ended in a call of the unmodified model: it gave what a linear module inside gave, nothing else.
+
+    Where that matrix is zero, zeros come out of it, whatever else the module computes, if only that is finite.
+
+    Args:
+        linear: the module at the end.
+        output: like what it gave, with no memory of its own.
+        entries: how many entries the tuple had in which it was given first, the others None; 0: it was no tuple.
+        inputs: the shapes of the tensors that the module was given.
+        widths: how wide inputs of the linear modules inside are.
+    """
+
+    linear: nn.Linear
+    output: torch.Tensor
+    entries: int
+    inputs: tuple[torch.Size, ...]
+    widths: frozenset[int]
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What numbers are computed with."""
+        return self.output.dtype, self.output.device
+
+    def zeros(self) -> Any:
+        """What the module gives when it is silent."""
+        zeros = torch.zeros(self.output.shape, dtype=self.output.dtype, device=self.output.device)
+        return (zeros, *[None] * (self.entries - 1)) if self.entries else zeros
+
+    def fits(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
+        """Whether it would end so when given this: nothing that it could write to, or that is not finite."""
+        tensors = _given(arguments, keywords)
+        return (
+            tensors is not None
+            and not torch.is_grad_enabled()
+            and not torch.is_autocast_enabled(self.output.device.type)
+            and tuple(tensor.shape for tensor in tensors) == self.inputs
+            and all(
+                math.isfinite(_sum(tensor))
+                for tensor in tensors
+                if tensor.is_floating_point() and tensor.shape[-1] in self.widths
+            )
+        )
+
+
+@dataclass
+class Endings:
+    """Looks for endings in one call of the unmodified model.
+
+    Args:
+        tops: the modules whose endings are of interest.
+        found: theirs; None: it does not end so, or runs more than once.
+    """
+
+    tops: Collection[nn.Module]
+    found: dict[nn.Module, Ending | None] = field(default_factory=dict["nn.Module", "Ending | None"])
+    _last: tuple[nn.Linear, torch.Tensor] | None = None
+
+    def followed(self, module: nn.Module, forward: Forward) -> Forward:
+        """A module's forward, of which notice is taken."""
+        if module in self.tops:
+            return self._of_top(module, forward)
+        return self._of_linear(module, forward) if type(module) is nn.Linear else forward
+
+    def close(self, steady: bool) -> dict[nn.Module, Ending | None]:
+        """What was found, at the end of the call; nothing where it is not `steady`, but draws random numbers."""
+        self._last = None
+        return self.found if steady else {}
+
+    def _of_linear(self, module: nn.Linear, forward: Forward) -> Forward:
+        def run(*arguments: Any, **keywords: Any) -> Any:
+            output = forward(*arguments, **keywords)
+            self._last = module, output
+            return output
+
+        return run
+
+    def _of_top(self, module: nn.Module, forward: Forward) -> Forward:
+        def run(*arguments: Any, **keywords: Any) -> Any:
+            tensors = None if module in self.found else _given(arguments, keywords)
+            # A tensor of inference mode does not count writes.
+            plain = tensors is not None and not any(tensor.is_inference() for tensor in tensors)
+            versions = [tensor._version for tensor in tensors or () if plain]
+            self._last = None
+            output = forward(*arguments, **keywords)
+            self.found[module] = None
+            if plain and tensors is not None and [tensor._version for tensor in tensors] == versions:
+                self.found[module] = self._ending(module, output, tensors)
+            return output
+
+        return run
+
+    def _ending(self, module: nn.Module, output: Any, tensors: list[torch.Tensor]) -> Ending | None:
+        row: tuple[Any, ...] = output if type(output) is tuple and output else (output,)
+        if self._last is None or self._last[1] is not row[0] or any(one is not None for one in row[1:]):
+            return None
+        linear, first = self._last
+        if linear not in set(module.modules()) or linear.in_features < _MANY:
+            return None
+        if not first.is_contiguous() or not math.isfinite(_sum(first)):
+            return None
+        widths = {one.in_features for one in module.modules() if isinstance(one, nn.Linear)}
+        like = torch.zeros((), dtype=first.dtype, device=first.device).expand(first.shape)
+        entries = len(row) if row is output else 0
+        return Ending(linear, like, entries, tuple(tensor.shape for tensor in tensors), frozenset(widths))
+
+
+class Silence:
+    """Answers for the modules of a variant that are matrices of zeros, or hold nothing else.
+
+    Args:
+        changed: the modules in which it differs from the unmodified model.
+        proven: for each kind of module whether it was seen to give zeros; what is learnt is written there. None: the
+            model's state changes in each call, so that none is left out.
+
+    Attributes:
+        linear: those that are matrices of zeros.
+        whole: those that hold nothing else.
+    """
+
+    def __init__(self, changed: Collection[nn.Module], proven: dict[tuple[Any, ...], bool] | None) -> None:
+        self.linear = silent_among(changed)
+        self.whole = frozenset[nn.Module]()
+        self._proven = {} if proven is None else proven
+        if proven is not None and self.linear:
+            self.whole = frozenset(module for module in changed if module._modules and self._is_silent(module))
+
+    def answer(
+        self,
+        module: nn.Module,
+        forward: Forward,
+        arguments: tuple[Any, ...],
+        keywords: dict[str, Any],
+        ending: Ending | None,
+    ) -> tuple[Any, bool]:
+        """What one of `whole` gives, and whether it was left out for that.
+
+        The first of a kind, made of the same modules, is run: that all is finite on its way is known from that.
+        """
+        if ending is None or ending.linear not in self.linear or not ending.fits(arguments, keywords):
+            return forward(*arguments, **keywords), False
+        kind = (*ending.kind, *((name, type(part)) for name, part in module.named_modules()))
+        if kind not in self._proven:
+            output = forward(*arguments, **keywords)
+            self._proven[kind] = _is_silence(output, ending)
+            return output, False
+        return (ending.zeros(), True) if self._proven[kind] else (forward(*arguments, **keywords), False)
+
+    def _is_silent(self, module: nn.Module) -> bool:
+        """Whether there is no other number in it than zero, and nobody looks into it."""
+        for part in module.modules():
+            zero = part in self.linear if type(part) is nn.Linear else all(map(_is_zero, part._parameters.values()))
+            if not zero or is_patched(part) or (part is not module and hooks_on(part)):
+                return False
+        return True
+
+
+def silent_among(modules: Collection[nn.Module]) -> set[nn.Module]:
+    """Those that multiply with a matrix of zeros, as a knock-out leaves it: zeros come out of whatever is finite.
+
+    Examples:
+        >>> module = nn.Linear(2, 2)
+        >>> silent_among([module])
+        set()
+        >>> for parameter in module.parameters():
+        ...     parameter.data = torch.zeros(()).expand(parameter.shape)
+        >>> silent_among([module])
+        {Linear(in_features=2, out_features=2, bias=True)}
+    """
+    return {
+        module
+        for module in modules
+        if type(module) is nn.Linear and all(map(_is_zero, module._parameters.values())) and not is_patched(module)
+    }
+
+
+def silence(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> torch.Tensor | None:
+    """What a silent module gives; None: that would have to be computed."""
+    if len(arguments) != 1 or keywords or torch.is_grad_enabled():
+        return None
+    states, weight = arguments[0], cast(torch.Tensor, module.weight)
+    if type(states) is not torch.Tensor or states.dtype != weight.dtype or states.device != weight.device:
+        return None
+    if torch.is_autocast_enabled(weight.device.type):
+        return None
+    # A single product may come out as the negative zero. Infinity times zero is no zero at all, and shows in the sum.
+    if states.shape[-1] != weight.shape[1] or weight.shape[1] < _MANY or not math.isfinite(_sum(states)):
+        return None
+    return states.new_zeros((*states.shape[:-1], weight.shape[0]))
+
+
+_MANY = 8  # products in each sum
+
+
+def _sum(states: torch.Tensor) -> float:
+    return states.sum(dtype=torch.promote_types(states.dtype, torch.float32)).item()
+
+
+def _is_zero(parameter: torch.Tensor | None) -> bool:
+    """Whether it is nothing, or a single zero seen in the shape of a matrix."""
+    if parameter is None:
+        return True
+    plain = type(parameter) in (torch.Tensor, nn.Parameter) and parameter.layout == torch.strided
+    single = plain and not any(parameter.stride()) and not parameter.is_meta and parameter.numel() > 0
+    return single and not parameter[(0,) * parameter.dim()].item()
+
+
+def _given(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> list[torch.Tensor] | None:
+    """The tensors among what a module is given; None: there is something else that it could write to."""
+    try:
+        reach = Reach.of((arguments, *keywords.values()))
+    except UnknownValueError:
+        return None
+    return None if reach.holders else reach.tensors
+
+
+def _is_silence(output: Any, ending: Ending) -> bool:
+    """Whether this is what `ending.zeros()` gives, to the last bit."""
+    row: tuple[Any, ...] = output if ending.entries and type(output) is tuple else (output,)
+    first, like = row[0] if row else None, ending.output
+    if len(row) != max(1, ending.entries) or any(one is not None for one in row[1:]) or type(first) is not torch.Tensor:
+        return False
+    alike = first.dtype == like.dtype and first.shape == like.shape and first.is_contiguous()
+    return alike and not first.any().item() and not first.signbit().any().item()
