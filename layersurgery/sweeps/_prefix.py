@@ -201,7 +201,7 @@ class SharedPrefix:
                 elif not why and not (inside - {call.module}).isdisjoint(hooked):
                     why = "there are hooks inside it"
                 elif not why and not call.is_intact:
-                    why = "others write into what it gives (from the second batch on, it is copied)"
+                    why = "others write into what it takes or gives (from the second batch on, that is copied)"
                     self._copied.add(call.module)
                 if why:
                     self._notes.tell(_EACH + why, self._parts.paths[call.module])

@@ -154,7 +154,7 @@ class Recorder:
         parts: how the model's modules are nested.
         sites: the sites, each as its modules.
         below: the modules that hold sites, and these sites; inside of them calls are recorded one by one.
-        copied: modules whose output is written into by others, so that a copy is kept.
+        copied: modules whose inputs or output are written into by others, so that copies are kept.
         limit: bytes that may be kept; None: any number.
 
     Attributes:
@@ -244,7 +244,8 @@ class Recorder:
         return output
 
     def _recorded(self, call: Call, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        before = _Before(arguments, keywords, self._clones)
+        copies = call.module in self._copied
+        before = _Before(arguments, keywords, self._clones, copies)
         self._around.append(call if call.module in self._below else None)
         try:
             output = forward(*arguments, **keywords)
@@ -256,7 +257,7 @@ class Recorder:
         call.end = len(here.events)
         if call.module in self._below:
             self._prune(call, call.inside, call.end, here)
-        before.compare(call, output, call.module in self._copied)
+        before.compare(call, output, copies)
         self._weigh(call)
         return output
 
@@ -298,7 +299,7 @@ class Recorder:
 class _Before:
     """What a call was given, before it ran."""
 
-    def __init__(self, arguments: tuple[Any, ...], keywords: dict[str, Any], clones: Clones) -> None:
+    def __init__(self, arguments: tuple[Any, ...], keywords: dict[str, Any], clones: Clones, copies: bool) -> None:
         self.problem = ""
         self._clones = clones
         self._chance = Chance()
@@ -307,7 +308,7 @@ class _Before:
         self._inputs, self._taken = None, list[Held]()
         try:
             self._reach = Reach.of((arguments, *keywords.values()))
-            freezer = Freezer(self._reach.objects, clones=clones)
+            freezer = Freezer(self._reach.objects, copies, clones)
             self._inputs, self._taken = freezer.freeze((arguments, keywords)), freezer.held
         except UnknownValueError as error:
             self.problem = f"it is given {error}, which cannot be looked into"

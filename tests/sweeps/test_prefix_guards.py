@@ -201,7 +201,7 @@ class WritesAfterEachLayer(Tower):
 def test_writing_into_what_was_given():
     prefix, ran = compared(WritesAfterEachLayer())
     assert ran == IN_FULL
-    assert "others write into what it gives" in prefix.notes[0]
+    assert "others write into what it takes or gives" in prefix.notes[0]
     prefix, ran = compared(WritesAfterEachLayer(), batches=2)
     assert ran == SHARED  # from copies
 
