@@ -10,10 +10,10 @@ import numpy as np
 
 from layersurgery.errors import SearchError
 from layersurgery.search._intervals import Interval, paired_interval
+from layersurgery.search._seen import GUARD, OPTIMISM
 from layersurgery.search._smooth import smooth
 
 _AT_ONCE = 2_000_000  # numbers that are held at a time
-_GUARD = 0.25  # squared deviations that any site is taken to have at least, in the largest change a score can take
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,11 @@ def correct_gain(
     """The chosen site's gain, corrected for having been chosen on these samples.
 
     The search is played again on resampled samples: sites drop out after as many samples as they did, always those
-    with the lowest mean, and the best of the last is chosen. How much higher its mean is than its true one there is
-    the bias. In these replays the true gains are not those seen, which scatter too widely, but are drawn towards their
-    mean as far as their standard errors say (empirical Bayes). Where a site was not evaluated, cells are resampled
-    from where it was. The gate is not replayed: the gain of a site that just passed it is still somewhat too high.
+    with the lowest mean and 1.5 standard errors, as in `HalvingRule`, and the best of the last is chosen. How much
+    higher its mean is than its true one there is the bias. In these replays the true gains are not those seen, which
+    scatter too widely, but are drawn towards their mean as far as their standard errors say (empirical Bayes). Where a
+    site was not evaluated, cells are resampled from where it was. The gate is not replayed: the gain of a site that
+    just passed it is still somewhat too high.
 
     The interval is `paired_interval` at a level that holds for all sites compared (Bonferroni), and is not centred on
     the corrected gain. It is honest and wide; fresh samples give a narrower one.
@@ -149,6 +150,7 @@ def _replays(
     ends = np.unique(counts)
     if ends[-1] != n:  # never so: the chosen site is known on all
         raise SearchError("correct_gain: no site was evaluated on every sample")
+    unit = float(np.nanmax(np.abs(by))) or 1.0
     alive_after = [int((counts > end).sum()) for end in ends[:-1]] + [1]
     size = max(1, _AT_ONCE // (sites * n))
     for start in range(0, resamples, size):
@@ -160,14 +162,24 @@ def _replays(
         columns = np.repeat(shared[:, None, :], sites, axis=1)
         for site in np.flatnonzero(counts < n):
             columns[:, site, counts[site] :] = rng.integers(0, counts[site], (many, n - counts[site]))
-        totals = np.cumsum(by[np.arange(sites)[:, None], columns], axis=2)
+        drawn = by[np.arange(sites)[:, None], columns]
+        totals, squares = np.cumsum(drawn, axis=2), np.cumsum(drawn**2, axis=2)
         alive = np.ones((many, sites), dtype=bool)
         best = np.zeros((many, 1), dtype=np.intp)
         for end, left in zip(ends, alive_after, strict=True):
-            best = np.argsort(-np.where(alive, totals[:, :, end - 1], -np.inf), axis=1, kind="stable")[:, :left]
+            hopes = _hopes(totals[:, :, end - 1], squares[:, :, end - 1], int(end), unit, last=left == 1)
+            best = np.argsort(-np.where(alive, hopes, -np.inf), axis=1, kind="stable")[:, :left]
             alive = np.zeros_like(alive)
             np.put_along_axis(alive, best, True, axis=1)
         yield best[:, 0], columns[np.arange(many), best[:, 0]]
+
+
+def _hopes(totals: np.ndarray, squares: np.ndarray, n: int, unit: float, *, last: bool) -> np.ndarray:
+    """What sites are ranked by after n samples: see `Comparison.hopes`."""
+    means = totals / n
+    if last or n < 2:
+        return means
+    return means + OPTIMISM * np.sqrt((squares - means * totals + GUARD * unit**2) / (n * (n - 1)))
 
 
 def _means(changes: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -179,7 +191,7 @@ def _shrunk(changes: np.ndarray, counts: np.ndarray) -> np.ndarray:
     means = _means(changes, counts)
     unit = float(np.nanmax(np.abs(changes))) or 1.0
     deviations = np.nansum((changes - means[:, None]) ** 2, axis=1)
-    errors = (deviations + _GUARD * unit**2) / np.maximum(counts * (counts - 1), 1)
+    errors = (deviations + GUARD * unit**2) / np.maximum(counts * (counts - 1), 1)
     spread, centre = 0.0, float(np.average(means, weights=counts))
     for _ in range(20):
         weights = 1 / (errors + spread)

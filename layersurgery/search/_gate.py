@@ -9,11 +9,10 @@ from statistics import NormalDist
 
 import numpy as np
 
-from layersurgery.search._seen import Comparison, Seen
+from layersurgery.search._seen import GUARD, Comparison, Seen
 
 FEW = 30  # samples, on which the gate is lower
 _FEW_SHARE = 2 / 3
-_GUARD = 0.25  # squared: what the deviations of 0/1 scores have at least
 _SITES = 32  # for which z is meant
 _LEAST_SETS = 3  # of which one number each is known, to say anything of their spread
 
@@ -94,7 +93,7 @@ def standard_errors(differences: np.ndarray, units: Sequence[Hashable] | None = 
         numbers = {name: number for number, name in enumerate(dict.fromkeys(units))}
         deviations = np.bincount([numbers[name] for name in units], weights=deviations)
     count = len(deviations)
-    spread = math.fsum(deviations**2) + _GUARD * (unit * n / count) ** 2  # a group's deviation is that of its sum
+    spread = math.fsum(deviations**2) + GUARD * (unit * n / count) ** 2  # a group's deviation is that of its sum
     return mean * n / math.sqrt(spread * count / (count - 1))
 
 

@@ -29,9 +29,10 @@ _HALF = 0.62  # most of all cells
 class HalvingRule:
     """Successive halving: all sites on few samples, the better half on more, down to one, and a gate at the end.
 
-    1. Each round reads new samples, on the unmodified model and all sites still in the running; the better half, by
-       mean score on all samples so far, goes on (32, 16, 8, 4, 2 sites). With fewer sites a round reads more samples,
-       but fewer cells.
+    1. Each round reads new samples, on the unmodified model and all sites still in the running; the better half goes
+       on (32, 16, 8, 4, 2 sites), by mean score on all samples so far and 1.5 standard errors: less is known of a site
+       that changes many answers, and it may yet prove the best. The last round goes by the mean alone. With fewer
+       sites a round reads more samples, but fewer cells.
     2. Scores are smoothed margins (`smooth`): an answer that nearly flips counts too, and each site's unit cancels.
     3. The best of the last round is the finalist. It is knocked out if its mean score is higher than that of the
        unmodified model, it repairs more answers than it breaks, and both by enough: the first by `z` standard errors,
@@ -133,8 +134,10 @@ class HalvingRule:
         for each in rounds:
             sites, dropped = sites[: each.sites], sites[each.sites :] + dropped
             seen.add(sites, order[len(seen.columns) :][: each.samples])
-            means = dict(zip(sites, drawn(self.prior, seen.compared(sites), sites), strict=True))
-            sites.sort(key=lambda site: (-means[site], lots[site]))
+            compared = seen.compared(sites)
+            hopes = drawn(self.prior, compared, sites) + (0.0 if each is rounds[-1] else compared.hopes)
+            place = dict(zip(sites, hopes, strict=True))
+            sites.sort(key=lambda site: (-place[site], lots[site]))
         lift, groups = luck(entered), _groups(oracle)
         spare = self._budget(entered, len(order)) - sum(each.cells for each in rounds)
         while abs((gate := passes(seen, sites[0], self.z * lift, groups)).margin) < lift:

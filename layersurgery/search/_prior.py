@@ -17,7 +17,6 @@ from layersurgery.search._seen import Comparison
 _MOST = 2 / 3  # of the other tasks must have lost by a site that is barred
 _FEWEST = 3  # sites, among which order can be predicted at all
 _NORMAL = 1.4826  # standard deviations in a median absolute one, of normal numbers
-_GUARD = 0.25  # squared deviations that a site is taken to have at least, in the largest change of a score
 
 
 @dataclass(frozen=True, repr=False)
@@ -172,20 +171,10 @@ def drawn(prior: Prior | None, compared: Comparison, sites: list[int]) -> np.nda
     means = compared.means
     if prior is None:
         return means
-    weight, told = prior.samples, _variance(compared)
+    weight, told = prior.samples, float(compared.variances.mean())
     if weight * prior.error**2 > told:
         weight = told / prior.error**2
     return means + weight / (float(compared.sizes.sum()) + weight) * (np.array(prior.changes)[sites] - means)
-
-
-def _variance(compared: Comparison) -> float:
-    """Of a site's change on one sample, guarded as in the gate, so that few samples that agree do not look certain."""
-    differences, sizes = compared.differences, compared.sizes
-    if len(sizes) < 2:
-        return math.inf
-    unit = float(np.abs(differences).max()) or 1.0
-    deviations = (sizes * (differences - compared.means[:, None]) ** 2).sum(axis=1)
-    return float((deviations + _GUARD * unit**2).mean()) / (len(sizes) - 1)
 
 
 def _losing(matrix: np.ndarray, bar: float) -> np.ndarray:

@@ -12,6 +12,8 @@ from layersurgery.search._oracle import Oracle, read
 from layersurgery.search._smooth import smooth
 
 _PARTS = 4  # in which a round is read by a scorer of one number for each
+OPTIMISM = 1.5  # standard errors by which sites are given the benefit of the doubt, while more samples are to come
+GUARD = 0.25  # squared, in the largest change a score can take: what the deviations of a few samples have at least
 _AGREE = 0.95  # of the margins must have the sign that the 0/1 scores say
 
 
@@ -35,6 +37,21 @@ class Comparison:
         """[sites] mean difference; an exact sum, so that sites that tie do so in any order of the samples."""
         weights = self.sizes / self.sizes.sum()
         return np.array([math.fsum(row * weights) for row in self.differences])
+
+    @property
+    def variances(self) -> np.ndarray:
+        """[sites] of the change on one sample, guarded: few that agree do not look certain. Infinite: nothing known."""
+        if len(self.sizes) < 2:
+            return np.full(len(self.differences), math.inf)
+        unit = float(np.abs(self.differences).max()) or 1.0
+        squares = self.sizes * (self.differences - self.means[:, None]) ** 2
+        return (np.array(list(map(math.fsum, squares))) + GUARD * unit**2) / (len(self.sizes) - 1)
+
+    @property
+    def hopes(self) -> np.ndarray:
+        """[sites] by how much each mean may be too low: `OPTIMISM` standard errors; 0 where these are not known."""
+        known = np.isfinite(self.variances)
+        return OPTIMISM * np.sqrt(np.where(known, self.variances, 0.0) / self.sizes.sum())
 
 
 class Seen:

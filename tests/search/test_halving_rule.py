@@ -12,6 +12,7 @@ from layersurgery.errors import ScoringError, SearchError
 from layersurgery.search import PaperRule, TableOracle, smooth
 from layersurgery.search._gate import luck
 from layersurgery.search._halving import HalvingRule
+from layersurgery.search._seen import Comparison
 
 
 class InOrder:
@@ -69,6 +70,44 @@ def test_each_round_reads_new_samples_on_the_better_half():
     assert decision.rounds == 3
     assert decision.candidates == tuple(sites[-1])
     assert oracle.cells <= 200
+
+
+def test_a_site_of_which_little_is_known_gets_the_benefit_of_the_doubt():
+    """On the first samples a site that flips many answers is just below quiet ones: it may be the best, they cannot."""
+    correct = np.zeros((9, 100))
+    correct[0, ::2] = 1
+    correct[1:] = correct[0]
+    correct[6, 4:] = 1  # right but for the first samples, of which it breaks one and repairs one
+    correct[6, :4] = correct[0, :4]
+    correct[6, [0, 1]] = 0, 1
+    oracle = Strict(correct)
+    decision = HalvingRule()(oracle, InOrder())
+    assert decision.site == 5
+    first, *later = [{row - 1 for row, _ in cells} - {-1} for cells in oracle.asked]
+    assert first == set(range(8))
+    assert all(5 in alive for alive in later)
+
+
+def test_the_last_round_goes_by_the_mean_alone():
+    correct = np.zeros((3, 40))
+    correct[1, ::4] = 1  # repairs a quarter
+    correct[2, ::2] = 1  # repairs half, and breaks a third
+    correct[0, 1::3] = 1
+    correct[1, 1::3] = 1
+    gains = (correct[1:] - correct[0]).mean(axis=1)
+    assert HalvingRule(labels=40, budget=120)(TableOracle(correct), InOrder()).ranking[0] == gains.argmax()
+
+
+@pytest.mark.parametrize("sizes", [np.ones(7), np.array([1, 2, 3, 1, 1, 4, 2])])
+def test_the_doubt_is_a_standard_error_and_a_half(sizes):
+    changes = np.random.default_rng(0).choice([-1.0, 0.0, 1.0], (5, 7))
+    compared = Comparison(changes, sizes, smoothed=False)
+    for site, row in enumerate(changes):
+        mean = np.average(row, weights=sizes)
+        variance = ((sizes * (row - mean) ** 2).sum() + 0.25) / 6
+        assert compared.hopes[site] == pytest.approx(1.5 * np.sqrt(variance / sizes.sum()))
+    assert Comparison(changes * 10, sizes, smoothed=False).hopes == pytest.approx(10 * compared.hopes)
+    assert Comparison(changes[:, :1], sizes[:1], smoothed=False).hopes.tolist() == [0.0] * 5
 
 
 def test_close_calls_are_looked_at_again_on_the_finalist_alone():
