@@ -12,6 +12,7 @@ from layersurgery.sites import Sites
 from layersurgery.surgery import Surgery
 from layersurgery.sweeps._call import Scorer
 from layersurgery.sweeps._oracle import ModelOracle
+from layersurgery.sweeps._store_model import read_once
 from layersurgery.sweeps._table import ScoreTable
 
 
@@ -44,18 +45,19 @@ class SetOracle:
         together: dict[Surgery | None, list[Surgery]] = {}
         for one in self._sets:
             together.setdefault(without_last(one), []).append(one)
-        self._oracles = {
-            under: ModelOracle(
-                model,
-                score,
-                samples,
-                at=dict.fromkeys(one.steps[-1].site for one in ones),
-                do=dict.fromkeys(one.steps[-1].do for one in ones),
-                under=under,
-                **settings,
-            )
-            for under, ones in together.items()
-        }
+        with read_once():  # of gigabytes of weights, for a store
+            self._oracles = {
+                under: ModelOracle(
+                    model,
+                    score,
+                    samples,
+                    at=dict.fromkeys(one.steps[-1].site for one in ones),
+                    do=dict.fromkeys(one.steps[-1].do for one in ones),
+                    under=under,
+                    **settings,
+                )
+                for under, ones in together.items()
+            }
         self._places = [_place(self._oracles[without_last(one)], one) for one in self._sets]
         self._first = self._oracles[base]
         self._places.insert(0, (self._first, 0))

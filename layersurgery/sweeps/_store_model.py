@@ -7,6 +7,8 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
@@ -27,6 +29,26 @@ VERSION = 1
 
 _THREADS = 8
 _SMALL = 1 << 25  # bytes of a model for which threads do not pay; and Ctrl-C while one starts may come as another error
+
+
+_known: ContextVar[dict[nn.Module, str] | None] = ContextVar("_known", default=None)
+
+
+@contextmanager
+def read_once() -> Iterator[None]:
+    """A block in which each model's fingerprint is computed once at most; nothing that could change it may run there.
+
+    Examples:
+        >>> model = nn.Linear(2, 2)
+        >>> with read_once():
+        ...     model_fingerprint(model) is model_fingerprint(model)
+        True
+    """
+    token = _known.set({})
+    try:
+        yield
+    finally:
+        _known.reset(token)
 
 
 def model_fingerprint(model: Any) -> str:
@@ -51,17 +73,12 @@ def model_fingerprint(model: Any) -> str:
         >>> model_fingerprint(model) == before
         False
     """
-    module = unwrap(model)
-    known = parts_of(module)
-    parts = [f"version {VERSION}", _config(module), *map(step_key, status(module))]
-    for path, one in sorted(module.named_modules(remove_duplicate=False), key=itemgetter(0)):
-        parts.append(f"{path}: {class_name(one)} {class_code(type(one))} {_settings(one)}")
-        parts += _hooks(path, one, known)
-    weights = sorted(_weights(module), key=attrgetter("path"))
-    once = {weight.key: weight for weight in weights}
-    found = dict(zip(once, _digests(module, list(once.values())), strict=True))
-    parts += [f"{weight.path} = {found[weight.key].hex()}" for weight in weights]
-    return joined("model", [part.encode("utf-8", "surrogatepass") for part in parts]).hex()[:32]
+    module, found = unwrap(model), _known.get()
+    if found is None:
+        return _fingerprint(module)
+    if module not in found:
+        found[module] = _fingerprint(module)
+    return found[module]
 
 
 def surgery_key(surgery: Surgery | None) -> str:
@@ -91,6 +108,19 @@ def step_key(step: Step) -> str:
             f"{do!r} cannot be told from another of its kind: {error}. Make it a frozen dataclass"
         ) from None
     return f"{json.dumps(where)} {done} {step.tied}"
+
+
+def _fingerprint(module: nn.Module) -> str:
+    known = parts_of(module)
+    parts = [f"version {VERSION}", _config(module), *map(step_key, status(module))]
+    for path, one in sorted(module.named_modules(remove_duplicate=False), key=itemgetter(0)):
+        parts.append(f"{path}: {class_name(one)} {class_code(type(one))} {_settings(one)}")
+        parts += _hooks(path, one, known)
+    weights = sorted(_weights(module), key=attrgetter("path"))
+    once = {weight.key: weight for weight in weights}
+    found = dict(zip(once, _digests(module, list(once.values())), strict=True))
+    parts += [f"{weight.path} = {found[weight.key].hex()}" for weight in weights]
+    return joined("model", [part.encode("utf-8", "surrogatepass") for part in parts]).hex()[:32]
 
 
 def _config(module: nn.Module) -> str:

@@ -10,6 +10,7 @@ import torch
 
 import layersurgery as ls
 from layersurgery.errors import SelectionError
+from layersurgery.sweeps import _store_model
 from layersurgery.testing import restored
 from tests import models
 
@@ -66,7 +67,7 @@ def test_a_pair_is_best_only_if_it_beats_every_site():
     assert pair.plot().axes
 
 
-def test_pairs_are_kept_and_one_site_is_refused(tmp_path):
+def test_pairs_are_kept_and_one_site_is_refused(tmp_path, monkeypatch):
     model, store = models.built("llama"), tmp_path / "runs.db"
     calls = []
 
@@ -75,8 +76,13 @@ def test_pairs_are_kept_and_one_site_is_refused(tmp_path):
         return score(model, samples)
 
     counted.fingerprint = "counted"
+    read = []
+    monkeypatch.setattr(
+        _store_model, "_digests", lambda *given, of=_store_model._digests: (read.append(1), of(*given))[1]
+    )
     first = ls.sweep_pairs(model, counted, SAMPLES, store=store)
     done = len(calls)
+    assert len(read) == 1  # the weights, once for all groups of pairs
     again = ls.sweep_pairs(model, counted, SAMPLES, store=store)
     assert len(calls) == done
     assert np.array_equal(first.table.correct, again.table.correct)
