@@ -6,6 +6,7 @@ import importlib
 import re
 import typing
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -53,25 +54,49 @@ def name_of(page):
 def as_it_was(tmp_path, monkeypatch):
     """Pages write files, register interventions and seed torch; other tests must not notice."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setattr(_base, "_registry", dict(_base._registry))
     with torch.random.fork_rng():
         yield
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(b.runs for b in code_blocks(page))], ids=name_of)
-def test_the_pages_code_runs(page, as_it_was, tmp_path):
+def test_the_pages_code_runs_and_prints_what_the_page_says(page, as_it_was, tmp_path, capsys):
     """As one program, in a file with the page's line numbers: failures point there, and nnsight reads its callers."""
     lines = [""] * len(page.read_text(encoding="utf-8").splitlines())
     for block in code_blocks(page):
         if block.runs:
             code = block.code.splitlines()
-            lines[block.line - 1 : block.line - 1 + len(code)] = code
+            end = block.line - 1 + len(code)
+            lines[block.line - 1 : end] = code
+            lines[end] = f"print('{_END}{block.line}')"  # where the page closes the block
     program = tmp_path / f"{page.stem}.md.py"
     program.write_text("\n".join(lines), encoding="utf-8")
     exec(
         compile(program.read_text(encoding="utf-8"), str(program), "exec", dont_inherit=True),
         {"__name__": "docs_page"},
     )
+    printed = dict(_printed(capsys.readouterr().out))
+    for block, after in pairwise(code_blocks(page)):
+        said = printed.get(block.line, "")
+        follows = after.line == block.line + block.code.count("\n") + 3  # with an empty line between them
+        if said.strip() and follows and after.words == {"text"}:
+            assert _without_times(said) == _without_times(after.code), f"{name_of(page)}, line {after.line}"
+
+
+_END = "end of block "
+
+
+def _printed(output):
+    """The first line of each block, and what it printed."""
+    *blocks, _ = re.split(rf"(?<={_END})(\d+)\n", output)
+    for text, line in zip(blocks[::2], blocks[1::2], strict=True):
+        yield int(line), text.removesuffix(_END)
+
+
+def _without_times(text):
+    """Words only: how long something took moves the ends of lines as well."""
+    return re.sub(r"\b[\d.]+ (s|min)\b", "some time", " ".join(text.split()))
 
 
 def test_code_that_does_not_run_is_rare_and_says_why():
