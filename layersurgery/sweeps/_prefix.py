@@ -30,8 +30,9 @@ class SharedPrefix:
     The scorer runs once on the unmodified model, inside `recording`, and then for each variant on the very same
     samples, inside `replaying`, where the surgery is in force. The model's own code runs as ever, but modules that had
     ended before anything that was changed began are not computed again: they give what they gave, and do to a KV cache
-    or the like what they did. Matrices of zeros are not multiplied with. The outcome is the same to the last bit; what
-    cannot be shown to be so is computed in full, and `notes` says why.
+    or the like what they did. Matrices of zeros are not multiplied with, and a module that is zeros only and ends in
+    such a matrix is not run. The outcome is the same to the last bit; what cannot be shown to be so is computed in
+    full, and `notes` says why.
 
     Nothing of the model remains changed. While a block is open, modules have a `forward` of their own.
 

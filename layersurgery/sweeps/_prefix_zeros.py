@@ -72,7 +72,7 @@ class Endings:
 
     tops: Collection[nn.Module]
     found: dict[nn.Module, Ending | None] = field(default_factory=dict["nn.Module", "Ending | None"])
-    _last: tuple[nn.Linear, torch.Tensor] | None = None
+    _last: tuple[nn.Linear, torch.Tensor, int] | None = None
 
     def followed(self, module: nn.Module, forward: Forward) -> Forward:
         """A module's forward, of which notice is taken."""
@@ -88,7 +88,8 @@ class Endings:
     def _of_linear(self, module: nn.Linear, forward: Forward) -> Forward:
         def run(*arguments: Any, **keywords: Any) -> Any:
             output = forward(*arguments, **keywords)
-            self._last = module, output
+            counts = isinstance(output, torch.Tensor) and not output.is_inference()
+            self._last = (module, output, output._version) if counts else None
             return output
 
         return run
@@ -112,8 +113,8 @@ class Endings:
         row: tuple[Any, ...] = output if type(output) is tuple and output else (output,)
         if self._last is None or self._last[1] is not row[0] or any(one is not None for one in row[1:]):
             return None
-        linear, first = self._last
-        if linear not in set(module.modules()) or linear.in_features < _MANY:
+        linear, first, version = self._last
+        if linear not in set(module.modules()) or linear.in_features < _MANY or first._version != version:
             return None
         if not first.is_contiguous() or not math.isfinite(_sum(first)):
             return None

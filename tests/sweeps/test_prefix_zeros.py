@@ -57,6 +57,20 @@ class AddsWhatItIsGiven(Mixer):
         return output + states, None
 
 
+class AddsInPlace(Mixer):
+    """What it gives is what the matrix gave, and is not any more what that was. The first has nothing to add."""
+
+    def __init__(self):
+        super().__init__()
+        self.adds = AddsInPlace.made > 0
+        AddsInPlace.made += 1
+
+    made = 0
+
+    def ended(self, output, states, cache):
+        return output.add_(states if self.adds else 0), None
+
+
 class WritesIntoWhatItIsGiven(Mixer):
     def ended(self, output, states, cache):
         states.mul_(2)
@@ -158,6 +172,11 @@ def test_a_knocked_out_mixer_is_not_run(kind):
 )
 def test_others_are(kind):
     assert runs(tower(kind)) == [1] * 8
+
+
+def test_what_is_added_in_place_is_seen_in_each():
+    AddsInPlace.made = 0
+    assert runs(tower(AddsInPlace)) == [1] * 8
 
 
 def test_one_that_is_made_in_another_way_is_tried_first():
