@@ -16,4 +16,4 @@ def names_of(rows: Any) -> tuple[str, ...]:
 def labels_of(rows: Any) -> tuple[int | str, ...]:
     """The layer numbers of the `sites` where each has its own, else their names."""
     layers = tuple(site.layer for site in rows.sites if site.layer is not None)
-    return layers if len(set(layers)) == len(tuple(rows.sites)) else names_of(rows)
+    return layers if len(set(layers)) == len(rows.sites) else names_of(rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -32,13 +33,13 @@ class Comparison:
     sizes: np.ndarray
     smoothed: bool
 
-    @property
+    @cached_property
     def means(self) -> np.ndarray:
         """[sites] mean difference; an exact sum, so that sites that tie do so in any order of the samples."""
         weights = self.sizes / self.sizes.sum()
         return np.array([math.fsum(row * weights) for row in self.differences])
 
-    @property
+    @cached_property
     def variances(self) -> np.ndarray:
         """[sites] of the change on one sample, guarded: few that agree do not look certain. Infinite: nothing known."""
         if len(self.sizes) < 2:
@@ -50,8 +51,8 @@ class Comparison:
     @property
     def hopes(self) -> np.ndarray:
         """[sites] by how much each mean may be too low: `OPTIMISM` standard errors; 0 where these are not known."""
-        known = np.isfinite(self.variances)
-        return OPTIMISM * np.sqrt(np.where(known, self.variances, 0.0) / self.sizes.sum())
+        known = np.where(np.isfinite(self.variances), self.variances, 0.0)
+        return OPTIMISM * np.sqrt(known / self.sizes.sum())
 
 
 class Seen:
