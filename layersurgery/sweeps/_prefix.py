@@ -174,7 +174,7 @@ class SharedPrefix:
         if site is not None:
             changed.update(self._sites[site] if site in self._sites else _modules(self._parts.root, site))
         record = Record(self._record.passes[first:], self._record.watched) if first else self._record
-        tail = self.tail if self.tail and not unsettled and self.tail.serves(changed) else None
+        tail = self.tail.serving(changed) if self.tail and not unsettled else None
         silent = Silence(changed, None if self._volatile else self._proven)
         replayer = Replayer(record, Moved(self._parts, changed, unsettled), silent, self._notes.tell, tail)
         try:

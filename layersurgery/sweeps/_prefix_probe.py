@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ def find_tail(parts: Map, record: Record, sites: Sequence[tuple[nn.Module, ...]]
             modules = []
         finally:
             before.restore()
-        return Tail(parts, recorded, modules)
+        return Tail(parts, recorded, modules, trial.agree)
     return None
 
 
@@ -47,36 +48,44 @@ class _Trial:
     Args:
         parts: how the model's modules are nested.
         record: the call, and those after it.
-        late: the modules with which the end begins, latest first.
+        late: the modules with which the end begins, latest first, and what is made of others before these.
     """
 
-    def __init__(self, parts: Map, record: Record, late: Sequence[nn.Linear]) -> None:
+    def __init__(self, parts: Map, record: Record, late: Sequence[nn.Module]) -> None:
         self._parts, self._record, self._late = parts, record, late
+        self.agree: dict[tuple[Any, ...], bool] = {}
 
-    def unneeded(self) -> list[nn.Linear]:
-        """Those of the late modules that are not needed at all positions."""
-        expected, modules, in_turn = self._outputs(()), list[nn.Linear](), 0
+    def unneeded(self) -> list[nn.Module]:
+        """Those of the late modules that are not needed at all positions, the outermost of them."""
+        expected, rowwise = self._outputs(None)
+        modules, in_turn = list[nn.Module](), 0
         for module in self._late:
             if not expected or in_turn > _IN_TURN:  # a layer before the last, as it seems
                 break
-            if _equal(self._outputs([module]), expected):
+            if module not in rowwise or not self._parts.above([module]).isdisjoint(modules):
+                continue
+            if _equal(self._outputs(module)[0], expected):
                 modules.append(module)
                 in_turn = 0
             elif modules:
                 in_turn += 1
         return modules
 
-    def _outputs(self, hidden: Sequence[nn.Linear]) -> list[torch.Tensor]:
-        """What the model gives when positions of these modules are not-a-number; nothing where that cannot be told."""
+    def _outputs(self, hidden: nn.Module | None) -> tuple[list[torch.Tensor], set[nn.Module]]:
+        """What the model gives when positions of a module are not-a-number; nothing where that cannot be told.
+
+        And of which modules positions can be hidden.
+        """
         recorded = self._record.passes[0]
-        probe = Probe(self._parts, recorded, self._late, hidden)
+        probe = Probe(self._parts, recorded, self._late, hidden, self.agree)
         replayer = Replayer(self._record, Moved(self._parts, self._late, ()), Silence((), None), _tell_nobody, probe)
         arguments, keywords = thaw(recorded.inputs)
-        with StandIns(replayer.watched, replayer.called), _Operations(probe) as operations:
+        operations = _Operations(probe)
+        with StandIns(replayer.watched, replayer.called), operations if hidden is None else nullcontext():
             output = recorded.module(*arguments, **keywords)
-        if operations.mixing or (hidden and not replayer.has_cut):
-            return []
-        return Reach.of(output).tensors
+        if operations.mixing or (hidden is not None and not replayer.has_cut):
+            return [], set()
+        return Reach.of(output).tensors, probe.rowwise
 
 
 _IN_TURN = 2  # modules that are needed, such as those of keys and values

@@ -1,10 +1,10 @@
-"""The end of a forward: where only some positions are scored, the last layer's matrices need no others."""
+"""The end of a forward: where only some positions are scored, most of the last layer needs no others."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from typing import Any, ClassVar, cast
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ from layersurgery.sweeps._stand_ins import Forward
 
 
 class Tail:
-    """Linear modules in the last layer of which a call needs only some positions, as `logits_to_keep` tells.
+    """Modules in the last layer of which a call needs only some positions, as `logits_to_keep` tells.
 
     Keys and values of earlier positions are needed at all later ones; queries, what attention gives, and a feed-forward
     are not. Which modules are of that kind is seen in the unmodified model: not-a-number, put in the place of all other
@@ -28,21 +28,34 @@ class Tail:
         parts: how the model's modules are nested.
         recorded: a call of the unmodified model.
         modules: those of which only some positions are needed.
+        agree: for each of them and each shape, whether some rows come out as they do among all, as far as is known.
     """
 
     # Products of very few rows are computed in another way, and others come out to the last bit.
     fewest: ClassVar[int] = 16
 
-    def __init__(self, parts: Map, recorded: Pass, modules: Sequence[nn.Linear]) -> None:
+    def __init__(
+        self,
+        parts: Map,
+        recorded: Pass,
+        modules: Iterable[nn.Module],
+        agree: dict[tuple[Any, ...], bool] | None = None,
+    ) -> None:
         self.modules = frozenset(modules)
-        begin = min((recorded.first[module] for module in modules), default=len(recorded.events))
-        # What runs from there on, or holds that: a change in it may look at positions that are left out.
-        self._around = {*recorded.events[begin:], *parts.above(modules)}
-        self._agree: dict[tuple[Any, ...], bool] = {}
+        self._parts, self._recorded = parts, recorded
+        begin = min((recorded.first[module] for module in self.modules), default=len(recorded.events))
+        # What runs from there on, or holds that: a hook there may look at positions that are left out.
+        self._around = {*recorded.events[begin:], *parts.above(self.modules)}
+        self._agree = {} if agree is None else agree
 
-    def serves(self, changed: Collection[nn.Module]) -> bool:
-        """Whether a variant in which these modules are changed is over with all of its changes when the tail begins."""
-        return bool(self.modules) and self._around.isdisjoint(changed)
+    def serving(self, changed: Collection[nn.Module]) -> Tail | None:
+        """What of it serves a variant with these modules changed: all that begins when the change is over."""
+        if self._around.isdisjoint(changed):
+            return self if self.modules else None
+        first = self._recorded.first
+        over = max(first.get(module, len(self._recorded.events)) for module in changed)
+        rest = [one for one in self.modules if first[one] > over and self._parts.above([one]).isdisjoint(changed)]
+        return Tail(self._parts, self._recorded, rest, self._agree) if rest else None
 
     def kept(self, recorded: Pass, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Kept | None:
         """The positions that a call asks for; None: all of them, or somebody looks at what modules give."""
@@ -61,12 +74,10 @@ class Tail:
         if not chosen:
             return forward(*arguments, **keywords)
         states = arguments[0]
-        weight = cast(torch.Tensor, module.weight)
-        like = (states.shape, states.stride(), states.dtype, states.device)
-        key = (*like, weight.shape, weight.stride(), weight.dtype, cast(Any, module.bias) is None, chosen)
+        key = (module, states.shape, states.stride(), states.dtype, states.device, chosen)
         if key not in self._agree:
             full, rows = forward(states), torch.tensor(chosen, device=states.device)
-            self._agree[key] = torch.equal(forward(states.index_select(1, rows)), full.index_select(1, rows))
+            self._agree[key] = _same_rows(forward(states.index_select(1, rows)), full, rows)
             return full
         if not self._agree[key]:
             return forward(states)
@@ -81,35 +92,47 @@ class Tail:
 
 
 class Probe(Tail):
-    """The same with other positions made not-a-number in some modules, to see whether they matter.
+    """The same with other positions made not-a-number in one module, to see whether they matter.
 
     Args:
         parts: how the model's modules are nested.
         recorded: a call of the unmodified model.
         modules: the modules with which the end begins.
-        hidden: those of which positions are hidden.
+        hidden: that of which positions are hidden; None: none is.
+        agree: as for a `Tail`.
 
     Attributes:
         has_begun: whether one of the modules was called.
+        rowwise: those of the modules that are given one tensor [batch, positions, width], of which not all positions
+            are asked for, and give another.
     """
 
-    fewest = 1
-
-    def __init__(self, parts: Map, recorded: Pass, modules: Sequence[nn.Linear], hidden: Collection[nn.Linear]) -> None:
-        super().__init__(parts, recorded, modules)
+    def __init__(
+        self,
+        parts: Map,
+        recorded: Pass,
+        modules: Sequence[nn.Module],
+        hidden: nn.Module | None,
+        agree: dict[tuple[Any, ...], bool],
+    ) -> None:
+        super().__init__(parts, recorded, modules, agree)
         self.has_begun = False
-        self._hidden = frozenset(hidden)
+        self.rowwise = set[nn.Module]()
+        self._hidden = hidden
 
     def run(
         self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any], kept: Kept
     ) -> Any:
-        """All that the module gives, but for the positions that are not kept."""
+        """All that the module gives, but for the positions that are not asked for."""
         self.has_begun = True
-        output = forward(*arguments, **keywords)
-        chosen = kept.among(arguments, keywords) if module in self._hidden else ()
-        if not chosen:
+        chosen = Kept(kept.asked, 1).among(arguments, keywords)
+        if not chosen or module is not self._hidden:
+            output = forward(*arguments, **keywords)
+            if chosen and isinstance(output, torch.Tensor) and output.shape[:-1] == arguments[0].shape[:-1]:
+                self.rowwise.add(module)
             return output
-        kept.has_left_out = True
+        output = super().run(module, forward, arguments, keywords, kept)
+        kept.has_left_out = all(agree for key, agree in self._agree.items() if key[0] is module)
         rows = torch.tensor(chosen, device=output.device)
         return torch.where(_are(rows, output), output, math.nan)
 
@@ -122,7 +145,7 @@ class Kept:
     """The positions that a call asks for.
 
     Args:
-        asked: how many of the last ones, or which.
+        asked: how many of the last ones, or which; an attribute, too.
         fewest: rows that a product is to have at least; so many more positions are taken along.
 
     Attributes:
@@ -138,6 +161,7 @@ class Kept:
 
     def __init__(self, asked: int | torch.Tensor, fewest: int) -> None:
         self.has_left_out = False
+        self.asked = asked
         self._asked = set(asked.tolist()) if isinstance(asked, torch.Tensor) else asked
         self._fewest = fewest
         self._chosen: dict[tuple[int, int], tuple[int, ...]] = {}
@@ -194,21 +218,35 @@ def asked_for(keywords: dict[str, Any]) -> int | torch.Tensor | None:
     return None
 
 
-def candidates(recorded: Pass, sites: Sequence[tuple[nn.Module, ...]], parts: Map) -> list[nn.Linear]:
-    """The last of the linear modules that began with or after the last site, and ran once; latest first."""
+def candidates(recorded: Pass, sites: Sequence[tuple[nn.Module, ...]], parts: Map) -> list[nn.Module]:
+    """Of the modules with matrices that began with or after the last site, and ran once, the last ones; latest first.
+
+    What is made of others comes before these.
+    """
     last = max((cut for cut in (recorded.cut(site, parts) for site in sites) if cut < math.inf), default=math.inf)
     if last == math.inf:
         return []
     late = recorded.events[int(last) :]
-    found = [
+    able = [
         module
         for module in dict.fromkeys(reversed(late))
-        if type(module) is nn.Linear and recorded.events.count(module) == 1 and not is_patched(module)
+        if module in parts.heavy and recorded.events.count(module) == 1 and not is_patched(module)
     ]
-    return found[:_LAYER]
+    ordered: list[nn.Module] = []
+    for module in able:
+        holders = parts.above([module])
+        ordered += [one for one in reversed(able) if one in holders and one not in ordered]  # the outermost first
+        ordered += [module] if module not in ordered else []
+    return ordered[:_LAYER]
 
 
-_LAYER = 12  # as many as a layer has, and a head
+_LAYER = 16  # as many as a layer has, and a head
+
+
+def _same_rows(part: Any, full: Any, rows: torch.Tensor) -> bool:
+    """Whether these rows are the same among all, to the last bit."""
+    both = isinstance(part, torch.Tensor) and isinstance(full, torch.Tensor) and full.dim() == 3
+    return both and torch.equal(part, full.index_select(1, rows))
 
 
 def _are(rows: torch.Tensor, output: torch.Tensor) -> torch.Tensor:

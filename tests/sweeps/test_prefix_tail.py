@@ -84,13 +84,7 @@ def test_which_modules(model):
             model(**given)
         assert prefix.tail
         last, cuts = model.model.layers[-1], []
-        assert prefix._tail.modules == {
-            last.self_attn.q_proj,
-            last.self_attn.o_proj,
-            last.mlp.gate_proj,
-            last.mlp.up_proj,
-            last.mlp.down_proj,
-        }
+        assert prefix.tail.modules == {last.self_attn.q_proj, last.self_attn.o_proj, last.mlp}
         for site in [*sites, sites[0]]:
             with ls.Surgery(at=site, do=ls.Zero())(model):
                 full = model(**given)
@@ -98,7 +92,7 @@ def test_which_modules(model):
                     shared = model(**given)
             assert same(full, shared)
             cuts.append(prefix.has_cut)
-    assert cuts == [*[True] * (len(sites) - 1), False, True]  # what changes the last layer itself computes all
+    assert all(cuts)  # what changes the last layer's attention, too: its feed-forward comes later
 
 
 OTHERS = [
