@@ -46,7 +46,7 @@ class SharedPrefix:
         has_answered: whether anything was left out in the last variant.
         has_cut: whether positions that are not scored were.
         trims: whether to look for what of the last layer is needed at scored positions only, which takes as long as
-            some ten of its runs.
+            some seven of its runs.
         lacked_memory: whether some of the last recording was not kept since there was no room.
 
     Raises:

@@ -23,7 +23,7 @@ from layersurgery.sweeps._stand_ins import StandIns
 def find_tail(parts: Map, record: Record, sites: Sequence[tuple[nn.Module, ...]]) -> Tail | None:
     """The tail of the first recorded call that asks for logits at some positions only; None: no call does.
 
-    The last layer runs about once for each of its linear modules, and the model is left as it was.
+    The last layer runs some seven times, and the model is left as it was.
     """
     for number, recorded in enumerate(record.passes):
         if recorded.problem or asked_for(thaw(recorded.inputs)[1]) is None:

@@ -158,7 +158,7 @@ class Sharing:
         self._prefix = self._together = None
 
 
-_MANY = 32  # variants, for which it pays to look at the last layer
+_MANY = 12  # variants, for which it pays to look at the last layer
 
 
 class _Outputs(Onlooker):
