@@ -145,12 +145,13 @@ class LocalExecutor:
         def scored() -> Scores | float:
             return self._scored(row, columns)
 
+        to_come = [job.surgeries[other - 1] for other in left if other]
         if row == 0:
-            return self._sharing.base(columns, scored) if self._pays_to_share else scored()
+            return self._sharing.base(columns, to_come, scored) if self._pays_to_share else scored()
         site, surgery = job.sites[row - 1], job.surgeries[row - 1]
         if len(left) > 2 and self._sharing.lacks(columns):  # recalled from a store, or read before
-            self._sharing.base(columns, lambda: self._scored(0, columns))
-        self._sharing.prepare(columns, [job.surgeries[other - 1] for other in left])
+            self._sharing.base(columns, to_come, lambda: self._scored(0, columns))
+        self._sharing.prepare(columns, to_come)
         self._watch.forget()
         with surgery(job.model):
             scores = self._sharing.variant(surgery, columns, scored)

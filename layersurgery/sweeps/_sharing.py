@@ -80,11 +80,17 @@ class Sharing:
         """Whether a base on these columns would be of use to their variants."""
         return self._enabled and self._columns != columns
 
-    def base(self, columns: list[int], scored: Scored) -> Scores | float:
-        """The scorer's answer on the unmodified model."""
+    def base(self, columns: list[int], surgeries: Sequence[Surgery], scored: Scored) -> Scores | float:
+        """The scorer's answer on the unmodified model, before these variants are run."""
         self.forget()
         if not self._enabled:
             return scored()
+        if self._together is not None and self._together.runs_along(surgeries):
+            with self._together.running_along(surgeries):
+                scores = scored()
+            if self._together.has_all(surgeries):
+                self._columns, self._prepared = columns, True
+                return scores
         if self._prefix is None or self._together is None:
             self._prefix = SharedPrefix(self._module, self._sites)
             inexact = self._inexact

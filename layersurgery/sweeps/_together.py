@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,9 +15,7 @@ from layersurgery.sweeps._memory import ran_out_of_memory
 from layersurgery.sweeps._notes import Notes
 from layersurgery.sweeps._prefix import SharedPrefix, _modules
 from layersurgery.sweeps._prefix_state import Standing, hooks_on, is_patched
-from layersurgery.sweeps._prefix_values import Freezer, Reach, UnknownValueError, thaw
-from layersurgery.sweeps._stand_ins import Forward, StandIns
-from layersurgery.sweeps._together_answers import ForwardAnswers, GenerateAnswers
+from layersurgery.sweeps._together_answers import GenerateAnswers
 from layersurgery.sweeps._together_generate import (
     Joint,
     Writing,
@@ -29,8 +27,8 @@ from layersurgery.sweeps._together_generate import (
     under,
 )
 from layersurgery.sweeps._together_rows import Variant, Weights
-from layersurgery.sweeps._together_stack import Short, Stack, Stacked, differs, is_short, layer_of
-from layersurgery.sweeps._together_values import CannotError, Placed
+from layersurgery.sweeps._together_shorts import Shorts
+from layersurgery.sweeps._together_values import CannotError, Placed, words
 from layersurgery.sweeps._usage import Room
 
 
@@ -81,9 +79,7 @@ class Together:
         self._prefix, self._always, self._limit = prefix, always, limit
         self._free = Room(model)
         self._writings: list[Writing] = []
-        self._shorts: list[Short] = []
-        self._stacks = stack
-        self._checked = False
+        self._shorts = Shorts(model, prefix, self._variant, self._room) if stack else None
         self._weights: Weights | None = None
         self._variants: dict[Surgery, Variant] = {}
         self._notes = Notes()
@@ -95,11 +91,11 @@ class Together:
     @property
     def notes(self) -> list[str]:
         """What is computed for each variant on its own, and why, in words; empty: there is nothing of the kind."""
-        return list(self._notes)
+        return [*self._notes, *(() if self._shorts is None else self._shorts.notes)]
 
     def forget(self) -> None:
         """Let go of what is kept, of the shared prefix too."""
-        self._writings, self._shorts = [], []
+        self._let_go()
         self._prefix.forget()
 
     @contextmanager
@@ -111,16 +107,38 @@ class Together:
         try:
             with (
                 self._prefix.recording(),
-                StandIns([self._model] if self._stacks else [], self._noted),
+                nullcontext() if self._shorts is None else self._shorts.noting(),
                 self._writing_down() if looks else nullcontext(),
             ):
                 yield
         except BaseException:
-            self._writings, self._shorts = [], []
+            self._let_go()
             raise
         if standing is not None:
             self._looked = True
             self._rewrites = not standing[0].changes().attributes <= set(standing[1].changed())
+
+    def runs_along(self, surgeries: Sequence[Surgery]) -> bool:
+        """Whether the unmodified model can run as one of the rows of what is computed for these variants.
+
+        So it did on the samples before, and was the same by itself.
+        """
+        if self._weights is None or not self._weights.are_in_place or self._shorts is None:
+            return False
+        return not self._writings and self._shorts.run_along(surgeries)
+
+    @contextmanager
+    def running_along(self, surgeries: Sequence[Surgery]) -> Iterator[None]:
+        """Around the scorer's call on the unmodified model: computes these variants with it, where `has_all` after."""
+        self.forget()
+        if self._shorts is None:
+            raise ValueError("nothing was computed along with the unmodified model before")
+        with self._shorts.running_along(surgeries):
+            yield
+
+    def has_all(self, surgeries: Sequence[Surgery]) -> bool:
+        """Whether it is known what the model gives for each of these variants."""
+        return self._shorts is not None and all(map(self._shorts.has, surgeries))
 
     def compute(self, surgeries: Sequence[Surgery]) -> None:
         """Compute these variants, as far as they can be computed at once; no surgery may be in force.
@@ -130,15 +148,8 @@ class Together:
         """
         if self._weights is not None and not self._weights.are_in_place:
             self._weights, self._variants = None, {}
-        if self._stacks and self._shorts and not self._writings and len(surgeries) > 1:
-            try:
-                self._stack(surgeries)
-            except Exception as error:
-                self._shorts = []
-                if ran_out_of_memory(error):
-                    raise
-                self._stacks = False
-                self._notes.tell(f"variants are run one by one, since {_words(error)}")
+        if self._shorts is not None and not self._writings and len(surgeries) > 1:
+            self._shorts.compute(surgeries, self._problem)
         for writing in self._writings:
             if self._off or len(surgeries) < 2:
                 return
@@ -149,15 +160,14 @@ class Together:
                 if ran_out_of_memory(error):
                     raise
                 self._off = True
-                self._notes.tell(f"variants are decoded one by one, since {_words(error)}")
+                self._notes.tell(f"variants are decoded one by one, since {words(error)}")
 
     @contextmanager
     def answering(self, surgery: Surgery) -> Iterator[None]:
         """Around the scorer's call on a variant, while its surgery is in force."""
         site = surgery.steps[0].site
-        if self._has_stacked(surgery):
-            answers = ForwardAnswers(self._shorts, self._prefix.passes, surgery)
-            with StandIns([self._model], answers):
+        if self._shorts is not None and self._shorts.has(surgery):
+            with self._shorts.answering(surgery):
                 yield
             return
         if not any(surgery in writing.texts for writing in self._writings):
@@ -174,14 +184,19 @@ class Together:
     def ran(self, surgery: Surgery) -> bool:
         """Whether the site's modules took part in what was computed for a variant here."""
         modules = {module for site in surgery.sites for module in _modules(self._model, site)}
-        if self._has_stacked(surgery):
-            return any(not modules.isdisjoint(self._prefix.passes[one.number].first) for one in self._shorts)
+        if self._shorts is not None and self._shorts.has(surgery):
+            return self._shorts.ran(modules)
         return any(
             not modules.isdisjoint(one.first)
             for writing in self._writings
             if surgery in writing.texts
             for one in self._prefix.passes[writing.begin : writing.end]
         )
+
+    def _let_go(self) -> None:
+        self._writings = []
+        if self._shorts is not None:
+            self._shorts.forget()
 
     @contextmanager
     def _writing_down(self) -> Iterator[None]:
@@ -202,77 +217,6 @@ class Together:
 
         with Placed(self._model, "generate", write):
             yield
-
-    def _has_stacked(self, surgery: Surgery) -> bool:
-        """Whether all calls of the model were computed for a variant."""
-        whole = bool(self._shorts) and len(self._shorts) == len(self._prefix.passes)
-        return whole and all(one.has(surgery) for one in self._shorts)
-
-    def _noted(self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        """Keep what the unmodified model gives for a few tokens."""
-        number = len(self._prefix.passes)
-        output = forward(*arguments, **keywords)
-        if is_short(arguments, keywords) and len(self._prefix.passes) == number + 1:
-            with suppress(UnknownValueError):
-                samples = len(Reach.of((arguments, keywords)).tensors[0])
-                self._shorts.append(Short(number, Freezer(copies=True).freeze(output), samples))
-        return output
-
-    def _stack(self, surgeries: Sequence[Surgery]) -> None:
-        """Run variants as the rows of one forward, for each call of the scorer."""
-        if len(self._shorts) != len(self._prefix.passes):
-            return
-        problem = self._problem()
-        if problem:
-            raise CannotError(problem)
-        before = Attributes(self._model.modules())
-        try:
-            with torch.random.fork_rng(devices=[]):
-                variants = [one for surgery in surgeries if (one := self._stackable(surgery)) is not None]
-                for short in self._shorts:
-                    self._stack_one(short, variants)
-        finally:
-            before.restore()
-
-    def _stackable(self, surgery: Surgery) -> Variant | None:
-        try:
-            variant = self._variant(surgery)
-            for short in self._shorts:
-                layer_of(self._model, variant, self._prefix.passes[short.number])
-        except CannotError as error:
-            self._notes.tell(f"run on its own, since {error}", surgery.steps[0].site.path)
-            return None
-        return variant
-
-    def _stack_one(self, short: Short, variants: Sequence[Variant]) -> None:
-        recorded = self._prefix.passes[short.number]
-        base = thaw(short.output)
-        layers = {variant.surgery: layer_of(self._model, variant, recorded) for variant in variants}
-        ordered = sorted(variants, key=lambda variant: recorded.first[layers[variant.surgery]])
-        limit = self._room()
-        size = max(2, limit // (8 * sum(one.nbytes for one in Reach.of(base).tensors)))
-        with under(recorded.world):
-            for begin in range(0, len(ordered), size):
-                group = ordered[begin : begin + size]
-                chosen = [layers[variant.surgery] for variant in group]
-                stack = Stack(self._model, recorded, short.samples, group, chosen, tail=self._prefix.tail)
-                output = stack.output(not self._checked)
-                stacked = Stacked(output, short.samples)
-                if differs(stacked.part(0), base):
-                    raise CannotError("the unmodified model gives something else then")
-                short.found.update({one.surgery: (stacked, number) for number, one in enumerate(group, 1)})
-                self._check(short, group[len(group) // 2].surgery)
-
-    def _check(self, short: Short, surgery: Surgery) -> None:
-        """The first time, make sure that a variant gives just that on its own."""
-        if self._checked:
-            return
-        arguments, keywords = thaw(self._prefix.passes[short.number].inputs)
-        with surgery(self._model):
-            alone = self._model(*arguments, **keywords)
-        if differs(short.answer(surgery), alone):
-            raise CannotError(f"a variant gives something else then ({surgery.steps[0].site.path})")
-        self._checked = True
 
     def _decode(self, writing: Writing, surgeries: Sequence[Surgery]) -> None:
         problem = writing.problem or self._problem()
@@ -390,12 +334,3 @@ _SOME = 2**30
 def _low(model: nn.Module) -> torch.dtype | None:
     """The half precision in which a model is; None: in none."""
     return next((one.dtype for one in model.parameters() if one.dtype in (torch.float16, torch.bfloat16)), None)
-
-
-def _words(error: Exception) -> str:
-    if isinstance(error, CannotError):
-        return str(error)
-    if isinstance(error, UnknownValueError):
-        return f"there is {error}, which cannot be looked into"
-    lines = str(error).strip().splitlines()
-    return f"that failed ({type(error).__name__}: {lines[0] if lines else ''})"

@@ -10,7 +10,6 @@ from torch import nn
 
 from layersurgery.surgery import Surgery
 from layersurgery.sweeps._prefix import SharedPrefix
-from layersurgery.sweeps._prefix_record import Pass
 from layersurgery.sweeps._prefix_state import World
 from layersurgery.sweeps._prefix_values import same
 from layersurgery.sweeps._stand_ins import Forward
@@ -58,14 +57,14 @@ class GenerateAnswers:
 class ForwardAnswers:
     """The forward of a variant's model: gives what was computed where it is called as on the unmodified model."""
 
-    def __init__(self, shorts: Sequence[Short], passes: Sequence[Pass], surgery: Surgery) -> None:
-        self._shorts, self._passes, self._surgery = list(shorts), passes, surgery
+    def __init__(self, shorts: Sequence[Short], surgery: Surgery) -> None:
+        self._shorts, self._surgery = list(shorts), surgery
 
     def __call__(self, _: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         short = self._shorts[0] if self._shorts else None
         if short is None or not is_short(arguments, keywords):
             return forward(*arguments, **keywords)
-        recorded = self._passes[short.number]
+        recorded = short.recorded
         if recorded.world != World.now() or not same(recorded.inputs, (arguments, keywords)):
             self._shorts = []
             return forward(*arguments, **keywords)

@@ -25,15 +25,15 @@ class Short:
     """A short call of the model by the scorer, on the unmodified model.
 
     Args:
-        number: which of the recorded calls it is.
-        output: what it gave, frozen.
+        recorded: the call.
         samples: how many rows it had.
+        output: what it gave, frozen; None: that is not known yet.
         found: of each variant, what was computed for some at once, and which of these it is.
     """
 
-    number: int
-    output: Any
+    recorded: Pass
     samples: int
+    output: Any = None
     found: dict[Surgery, tuple[Stacked, int]] = field(default_factory=dict[Surgery, "tuple[Stacked, int]"])
 
     def has(self, surgery: Surgery) -> bool:
@@ -178,9 +178,7 @@ class Stack:
         if isinstance(value, torch.Tensor):
             if not value.dim() or len(value) != head:
                 raise CannotError("what a layer gives has not one row for each sample")
-            first = value[: self._samples]
-            missing = (self._rows - head) // self._samples
-            return torch.cat([value, first.repeat(missing, *(1,) * (value.dim() - 1))])
+            return torch.cat([value, *[value[: self._samples]] * ((self._rows - head) // self._samples)])
         return _each(value, lambda one: self._filled(one, head))
 
 

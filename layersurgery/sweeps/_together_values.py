@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from layersurgery.sweeps._prefix_values import Freezer, Held, thaw
+from layersurgery.sweeps._prefix_values import Freezer, Held, UnknownValueError, thaw
 
 
 class CannotError(Exception):
@@ -22,6 +22,21 @@ class CannotError(Exception):
     def __init__(self, why: str, module: nn.Module | None = None) -> None:
         super().__init__(why)
         self.module = module
+
+
+def words(error: Exception) -> str:
+    """Why something could not be computed together, in words that follow "since".
+
+    Examples:
+        >>> words(CannotError("it is in training mode")), words(ValueError("no rows"))
+        ('it is in training mode', 'that failed (ValueError: no rows)')
+    """
+    if isinstance(error, CannotError):
+        return str(error)
+    if isinstance(error, UnknownValueError):
+        return f"there is {error}, which cannot be looked into"
+    lines = str(error).strip().splitlines()
+    return f"that failed ({type(error).__name__}: {lines[0] if lines else ''})"
 
 
 class Merged:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
 import pytest
 import torch
 
@@ -184,3 +185,88 @@ def test_a_scorer_of_options_one_by_one():
         return torch.tensor(scorer(model, samples[number:]).margin)
 
     check(model, run, ls.select(model))
+
+
+def options(length=6, calls=1):
+    """A scorer of a call or more for each sample: the log-probability of a token after it, or their sum."""
+
+    @torch.no_grad()
+    def score(model, samples):
+        found = torch.zeros(len(samples))
+        for number in range(calls(samples) if callable(calls) else calls):
+            chances = [torch.Generator().manual_seed(7 * sample + number) for sample in samples]
+            ids = torch.stack([torch.randint(10, 64, (length,), generator=chance) for chance in chances])
+            found += model(input_ids=ids, logits_to_keep=1).logits[:, -1].log_softmax(-1)[:, 10]
+        return found.tolist()
+
+    return score
+
+
+def forwards(model, score, samples=6, **settings):
+    """The table, and how often the first layer was run for how many rows."""
+    rows, first = [], model.model.layers[0]
+    plain = type(first).forward
+
+    def noted(layer, states, *given, **named):
+        if layer is first:
+            rows.append(len(states))
+        return plain(layer, states, *given, **named)
+
+    type(first).forward = noted  # a hook would be a reason to run variants one by one
+    try:
+        table = ls.sweep(model, score, list(range(samples)), at=ls.select(model), batch_size=1, **settings)
+    finally:
+        type(first).forward = plain
+    return table, rows
+
+
+@pytest.mark.parametrize("calls", [1, 3])
+def test_the_unmodified_model_runs_along(calls):
+    """From the second samples on, in the same forward; before that, by itself and for the check."""
+    model = tiny.llama(vocab_size=64, num_hidden_layers=4)
+    full = ls.sweep(model, options(calls=calls), list(range(6)), batch_size=1, share=False)
+    with testing.restored(model):
+        table, rows = forwards(model, options(calls=calls), share="all")
+    assert table.notes == ()
+    assert np.allclose(table.scores, full.scores, atol=1e-5)
+    assert np.allclose(table.base, full.base, atol=1e-5)
+    assert rows[-5 * calls :] == [2] * 5 * calls  # the first layer's rows: the unmodified model's, and one variant's
+
+
+def test_a_scorer_that_strays_is_followed():
+    """Where it calls the model otherwise than on the samples before, these are run as the first ones were."""
+    model = tiny.llama(vocab_size=64, num_hidden_layers=4)
+    score = options(calls=lambda samples: 2 if samples[0] % 3 == 2 else 1)
+    full = ls.sweep(model, score, list(range(6)), batch_size=1, share=False)
+    with testing.restored(model):
+        table, _ = forwards(model, score, share="all")
+    assert table.notes == ()
+    assert np.allclose(table.scores, full.scores, atol=1e-5)
+    assert np.allclose(table.base, full.base, atol=1e-5)
+
+
+@pytest.mark.parametrize("error", [ValueError("no more"), torch.OutOfMemoryError("no memory")], ids=repr)
+def test_what_fails_along_is_run_on_its_own(monkeypatch, error):
+    from layersurgery.sweeps._together_stack import Stack
+
+    model = tiny.llama(vocab_size=64, num_hidden_layers=4)
+    full = ls.sweep(model, options(), list(range(6)), batch_size=1, share=False)
+    plain, count = Stack.output, 0
+
+    def failing(self, watched):
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise error
+        return plain(self, watched)
+
+    monkeypatch.setattr(Stack, "output", failing)
+    if isinstance(error, torch.OutOfMemoryError):
+        with pytest.raises(ls.errors.ScoringError, match="memory"), testing.restored(model):
+            ls.sweep(model, options(), list(range(6)), batch_size=1, share="all")
+        return
+    with testing.restored(model):
+        table = ls.sweep(model, options(), list(range(6)), batch_size=1, share="all")
+    assert count == 3
+    assert any("no more" in note for note in table.notes)
+    assert np.allclose(table.scores, full.scores, atol=1e-5)
