@@ -12,7 +12,7 @@ from layersurgery.sweeps._prefix_map import Map
 from layersurgery.sweeps._prefix_record import Call, Pass, Record, starting
 from layersurgery.sweeps._prefix_state import World
 from layersurgery.sweeps._prefix_tail import Kept, Tail
-from layersurgery.sweeps._prefix_values import Reach, pour, same, thaw
+from layersurgery.sweeps._prefix_values import Found, Reach, pour, same, thaw
 from layersurgery.sweeps._prefix_zeros import Ending, Silence, silence
 from layersurgery.sweeps._stand_ins import Forward
 
@@ -66,6 +66,7 @@ class Replayer:
         self._script: list[tuple[nn.Module, Call | None]] = []
         self._line = 0
         self._endings: dict[nn.Module, Ending | None] = {}
+        self._found: Found = {}
 
     @property
     def watched(self) -> set[nn.Module]:
@@ -103,7 +104,7 @@ class Replayer:
             return output
         finally:
             self._running = False
-            self._script, self._endings, self._kept = [], {}, None
+            self._script, self._endings, self._kept, self._found = [], {}, None, {}
 
     def _begin(self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         """Look up what was recorded of this call by the scorer."""
@@ -137,7 +138,7 @@ class Replayer:
         given = Reach([], [], [])
         if call.given:
             given = Reach.of((arguments, *keywords.values()))
-        if not _takes(call, given, arguments, keywords):
+        if not _takes(call, given, arguments, keywords, self._found):
             self._stop("modules are given other things than in the unmodified model: such calls run in full")
             return forward(*arguments, **keywords)
         self.has_answered = True
@@ -182,8 +183,8 @@ def script(recorded: Pass, moved: Moved, watched: Collection[nn.Module]) -> list
     return lines
 
 
-def _takes(call: Call, given: Reach, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
+def _takes(call: Call, given: Reach, arguments: tuple[Any, ...], keywords: dict[str, Any], found: Found) -> bool:
     """Whether what was recorded is what the module would give and do now."""
     if not call.is_intact or tuple(map(type, given.holders)) != call.given:
         return False
-    return same(call.inputs, (arguments, keywords), given.objects)
+    return same(call.inputs, (arguments, keywords), given.objects, found)

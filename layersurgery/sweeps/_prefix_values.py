@@ -215,53 +215,80 @@ def pour(frozen: _Made, holder: Any, given: Sequence[Any], made: dict[int, Any])
         set.update(holder, [thaw(one, given, made) for one in frozen.entries])
 
 
-def same(frozen: Any, value: Any, given: Sequence[Any] = (), seen: dict[int, int] | None = None) -> bool:
-    """Whether a value is just what was frozen, so that no model could tell; of `given`, only which it is matters."""
-    seen = {} if seen is None else seen
-    if isinstance(frozen, Held):
-        return _same_tensor(frozen, value)
-    if isinstance(frozen, _Row):
-        alike = type(value) is frozen.kind and len(value) == len(frozen.entries)
-        return alike and _all_same(frozen.entries, value, given, seen)
-    if isinstance(frozen, _Given):
-        return frozen.number < len(given) and given[frozen.number] is value
-    if isinstance(frozen, _Made):
-        return type(value) is frozen.kind and _same_holder(frozen, value, given, seen)
-    return frozen is value or (type(frozen) is type(value) and isinstance(frozen, _PLAIN) and frozen == value)
+Found = dict[int, tuple[torch.Tensor, int]]
 
 
-def _same_holder(frozen: _Made, value: Any, given: Sequence[Any], seen: dict[int, int]) -> bool:
-    if id(frozen) in seen:
-        return seen[id(frozen)] == id(value)
-    seen[id(frozen)] = id(value)
-    entries, attributes = contents(value)
-    if isinstance(value, set):
-        return set(frozen.entries or ()) == value
-    return (
-        (entries is None) == (frozen.entries is None)
-        and len(attributes) == len(frozen.attributes)
-        and len(entries or ()) == len(frozen.entries or ())
-        and _all_same(frozen.entries or (), entries or (), given, seen)
-        and _all_same(frozen.attributes, attributes, given, seen)
-    )
+def same(frozen: Any, value: Any, given: Sequence[Any] = (), found: Found | None = None) -> bool:
+    """Whether a value is just what was frozen, so that no model could tell.
+
+    Args:
+        frozen: what was frozen.
+        value: the value.
+        given: of these, only which it is matters.
+        found: by kept tensors, those that were found to be the same, and how often these had been written into; what is
+            found now is written there. A mask goes to every layer, and is compared once.
+    """
+    return _Comparison(given, {} if found is None else found).same(frozen, value)
 
 
-def _all_same(frozen: Sequence[Any], values: Sequence[Any], given: Sequence[Any], seen: dict[int, int]) -> bool:
-    for one, value in zip(frozen, values, strict=True):
-        kind = type(one)
-        if one is value:
-            alike = True
-        elif kind is Held:  # nearly always the very same tensor, which is told without a call
-            alike = (one.tensor is value and one.version is not None and value._version == one.version) or _same_tensor(
-                one, value
-            )
-        elif kind is tuple:  # a key and what it stands for
-            alike = (one[0] is value[0] and one[1] is value[1]) or _all_same(one, value, given, seen)
-        else:
-            alike = same(one, value, given, seen)
-        if not alike:
+class _Comparison:
+    def __init__(self, given: Sequence[Any], found: Found) -> None:
+        self._given, self._found = given, found
+        self._seen: dict[int, int] = {}
+
+    def same(self, frozen: Any, value: Any) -> bool:
+        if isinstance(frozen, Held):
+            return self._same_tensor(frozen, value)
+        if isinstance(frozen, _Row):
+            return type(value) is frozen.kind and self._all_same(frozen.entries, value)
+        if isinstance(frozen, _Given):
+            return frozen.number < len(self._given) and self._given[frozen.number] is value
+        if isinstance(frozen, _Made):
+            return type(value) is frozen.kind and self._same_holder(frozen, value)
+        return frozen is value or (type(frozen) is type(value) and isinstance(frozen, _PLAIN) and frozen == value)
+
+    def _same_holder(self, frozen: _Made, value: Any) -> bool:
+        if id(frozen) in self._seen:
+            return self._seen[id(frozen)] == id(value)
+        self._seen[id(frozen)] = id(value)
+        entries, attributes = contents(value)
+        if isinstance(value, set):
+            return set(frozen.entries or ()) == value
+        return (
+            (entries is None) == (frozen.entries is None)
+            and self._all_same(frozen.entries or (), entries or ())
+            and self._all_same(frozen.attributes, attributes)
+        )
+
+    def _all_same(self, frozen: Sequence[Any], values: Sequence[Any]) -> bool:
+        if len(frozen) != len(values):
             return False
-    return True
+        for one, value in zip(frozen, values, strict=True):
+            kind = type(one)
+            if one is value:
+                alike = True
+            elif kind is Held:
+                alike = self._same_tensor(one, value)
+            elif kind is tuple:  # a key and what it stands for
+                alike = (one[0] is value[0] and one[1] is value[1]) or self._all_same(one, value)
+            else:
+                alike = self.same(one, value)
+            if not alike:
+                return False
+        return True
+
+    def _same_tensor(self, held: Held, value: Any) -> bool:
+        kept = held.tensor
+        if value is kept:  # nearly always the very same one
+            return held.version is None or kept._version == held.version
+        before = self._found.get(id(kept))
+        if before is not None and before[0] is value and before[1] == value._version:
+            return held.is_intact
+        if not _are_equal(held, value):
+            return False
+        if not value.is_inference():
+            self._found[id(kept)] = value, value._version
+        return True
 
 
 def contents(holder: Any) -> tuple[Any, tuple[tuple[str, Any], ...]]:
@@ -364,7 +391,7 @@ def _visit(value: Any, found: Reach, seen: set[int], inside: bool) -> None:
             _visit(one, found, seen, inside)
 
 
-def _same_tensor(held: Held, value: Any) -> bool:
+def _are_equal(held: Held, value: Any) -> bool:
     kept = held.tensor
     if type(value) is not type(kept) or not held.is_intact:
         return False
@@ -373,7 +400,7 @@ def _same_tensor(held: Held, value: Any) -> bool:
         return False
     if value.layout == torch.strided and value.stride() != kept.stride():
         return False  # kernels may differ, and with them the last bits
-    return value is kept or torch.equal(value, kept)
+    return torch.equal(value, kept)
 
 
 def _storages(tensors: Sequence[torch.Tensor]) -> set[int]:

@@ -12,11 +12,13 @@ attention itself.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import logging
 import os
 import statistics
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 
@@ -45,6 +47,7 @@ def main(given: Sequence[str] | None = None) -> int:
     """Print the tables; 0 where all that was measured in full reaches what it should."""
     asked = _arguments(given)
     _quieten()
+    _keep_memory()
     if asked.peers_in:
         run_in(asked.peers_in)
     torch.set_num_threads(1)
@@ -103,6 +106,19 @@ def _quieten() -> None:
     # torchao cannot load its CUDA kernels and uses something old of torch; token numbers are not in a small vocabulary
     for name in ("torchao", "torch.utils._pytree", "transformers.configuration_utils"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _keep_memory() -> None:
+    """Let the process keep memory that is freed, as glibc can: to be given back after each matrix, and to ask for it
+    again, takes some percent of a forward at times and nothing at others, whichever method it is.
+    """
+    with suppress(OSError, AttributeError, TypeError):
+        libc = ctypes.CDLL(None)
+        for setting, size in ((_TRIM_THRESHOLD, 1 << 30), (_MMAP_THRESHOLD, 1 << 25)):
+            libc.mallopt(setting, size)
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
 def _print(name: str, outcome: Outcome, shape: Shape, size: str) -> None:
