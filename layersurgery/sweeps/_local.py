@@ -145,12 +145,21 @@ class LocalExecutor:
         def scored() -> Scores | float:
             return self._scored(row, columns)
 
-        to_come = [job.surgeries[other - 1] for other in left if other]
+        rows = [other for other in left if other]
+        to_come = [job.surgeries[other - 1] for other in rows]
+
+        def ahead() -> Scores | float:
+            return self._scored(rows[0], columns)
+
         if row == 0:
-            return self._sharing.base(columns, to_come, scored) if self._pays_to_share else scored()
+            if not self._pays_to_share:
+                return scored()
+            # A scorer that says how many samples it takes gives a score for each; of others it is not known yet.
+            knows = bool(rows) and hasattr(job.score, "batch_size")
+            return self._sharing.base(columns, to_come, scored, ahead if knows else None)
         site, surgery = job.sites[row - 1], job.surgeries[row - 1]
         if len(left) > 2 and self._sharing.lacks(columns):  # recalled from a store, or read before
-            self._sharing.base(columns, to_come, lambda: self._scored(0, columns))
+            self._sharing.base(columns, to_come, lambda: self._scored(0, columns), ahead)
         self._sharing.prepare(columns, to_come)
         self._watch.forget()
         with surgery(job.model):

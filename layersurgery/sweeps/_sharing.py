@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ class Sharing:
         self._inexact = share == "all"
         self._wrote = False
         self._checked = self._checked_cut = False
+        self._in_full: _InFull | None = None
         self._columns: list[int] | None = None
         self._prepared = False
         self._expected = 0
@@ -80,11 +82,22 @@ class Sharing:
         """Whether a base on these columns would be of use to their variants."""
         return self._enabled and self._columns != columns
 
-    def base(self, columns: list[int], surgeries: Sequence[Surgery], scored: Scored) -> Scores | float:
-        """The scorer's answer on the unmodified model, before these variants are run."""
+    def base(
+        self, columns: list[int], surgeries: Sequence[Surgery], scored: Scored, ahead: Scored | None = None
+    ) -> Scores | float:
+        """The scorer's answer on the unmodified model, before these variants are run.
+
+        Args:
+            columns: the samples, by their numbers.
+            surgeries: the variants.
+            scored: gives the scorer's answer on the model as it is.
+            ahead: the same, for the first of the variants; None: what the check needs of it is computed when it is run.
+        """
         self.forget()
         if not self._enabled:
             return scored()
+        if ahead is not None and not self._checked and not self._inexact:
+            self._in_full = _InFull.of(self._module, surgeries[0], columns, ahead)
         if self._together is not None and self._together.runs_along(surgeries):
             with self._together.running_along(surgeries):
                 scores = scored()
@@ -126,11 +139,13 @@ class Sharing:
             scores = scored()
         written, cut = self._together.ran(surgery), self._prefix.has_cut
         telling = (not self._inexact if written else self._prefix.has_answered) and (cut or not self._checked)
+        known, self._in_full = self._in_full, None
         if not telling:
             return scores
-        with _Outputs.of(self._module) as expected:
-            full = scored()
-        same = _same_scores(scores, full) and (written or seen.digests == expected.digests)
+        if known is None or known.surgery != surgery or known.columns != columns:
+            known = _InFull.of(self._module, surgery, columns, scored, in_force=True)
+        full = known.scores
+        same = _same_scores(scores, full) and (written or seen.digests == known.digests)
         if not same and cut:
             self._prefix.compute_all_positions(f"it made a difference at {surgery}")
         elif same:
@@ -165,6 +180,32 @@ class Sharing:
 
 
 _MANY = 12  # variants, for which it pays to look at the last layer
+
+
+@dataclass(frozen=True)
+class _InFull:
+    """A variant that was computed in full, for the check: before anything is kept, so that less memory is needed.
+
+    Args:
+        surgery: the variant.
+        columns: the samples, by their numbers.
+        scores: the scorer's answer.
+        digests: what the model gave.
+    """
+
+    surgery: Surgery
+    columns: list[int]
+    scores: Scores | float
+    digests: list[list[str]]
+
+    @classmethod
+    def of(
+        cls, module: nn.Module, surgery: Surgery, columns: list[int], scored: Scored, *, in_force: bool = False
+    ) -> _InFull:
+        """Compute it."""
+        with nullcontext() if in_force else surgery(module), _Outputs.of(module) as seen:
+            scores = scored()
+        return cls(surgery, columns, scores, seen.digests)
 
 
 class _Outputs(Onlooker):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -266,7 +268,20 @@ def _packed(value: torch.Tensor) -> bytes:
         for name, held in vars(value).items()
         if not isinstance(held, nn.Module) and name not in ("CB", "SCB")  # see _moving_scales
     }
-    return joined(class_name(value), [tensor_digest(value.detach().as_subclass(torch.Tensor)), Digests().of(beside)])
+    numbers = value.detach().as_subclass(torch.Tensor)
+    if "quant_state" in beside:
+        numbers, beside["quant_state"] = _as_called(numbers, beside["quant_state"])
+    return joined(class_name(value), [tensor_digest(numbers), Digests().of(beside)])
+
+
+def _as_called(numbers: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+    """The 4-bit weights of bitsandbytes as they are after their first call: on some processors it packs them anew."""
+    functional = sys.modules.get("bitsandbytes.functional")
+    pack = getattr(functional, "_convert_weight_packed_for_cpu", None)
+    packs: Callable[[], bool] = getattr(functional, "has_avx512bf16", bool)
+    if pack is None or numbers.device.type != "cpu" or getattr(state, "packing_format_for_cpu", False) or not packs():
+        return numbers, state
+    return pack(numbers, copy.deepcopy(state))
 
 
 def _holds_tensors(value: Any) -> bool:

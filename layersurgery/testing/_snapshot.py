@@ -45,10 +45,19 @@ class Snapshot:
             as_dict = getattr(getattr(module, attribute, None), "to_dict", None)
             if as_dict is not None:
                 facts["model", attribute] = repr(as_dict())
-        facts["model", "state dict"] = tuple(module.state_dict(keep_vars=True))
+        facts["model", "state dict"] = tuple(_state_names(module))
         facts["model", "surgeries in force"] = tuple(status(module))
         facts.update(_world())
         return cls(facts, tuple(kept))
+
+
+def _state_names(module: nn.Module) -> Iterator[str]:
+    """The names in the state dict, in their order. It is not asked for: bitsandbytes and FSDP rewrite weights then."""
+    for path, part in module.named_modules(remove_duplicate=False):
+        kept = [name for name, buffer in part._buffers.items() if buffer is not None]
+        names = [name for name, parameter in part._parameters.items() if parameter is not None]
+        names += [name for name in kept if name not in part._non_persistent_buffers_set]
+        yield from (f"{path}.{name}" if path else name for name in names)
 
 
 def assert_restored(model: Any, before: Snapshot) -> None:

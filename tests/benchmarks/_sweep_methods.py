@@ -202,10 +202,10 @@ class Score:
     def __init__(self, case: Case, calls: int = 0, clock: Callable[[], float] = time.process_time) -> None:
         self.seen: dict[str, torch.Tensor] = {}
         self.check = 0.0
+        self.batch_size = case.batch_size
         self._case, self._calls, self._clock = case, calls, clock
         self._left = calls
-        self._count = 0
-        self._last: list[str] = []
+        self._firsts: list[tuple[list[str], float]] = []
 
     def __call__(self, model: Any, samples: Sequence[int]) -> ls.Scores:
         """The scores of these samples."""
@@ -219,10 +219,11 @@ class Score:
         last = (output if self._case.new_tokens else output[:, -1]).float().cpu()
         texts = [hashlib.sha1(row.numpy().tobytes()).hexdigest() for row in last]
         self.seen.update(zip(texts, output, strict=True))
-        self._count += 1
-        if self._count <= _FIRST and texts == self._last:  # the same variant again, in full: the check
-            self.check += self._clock() - began
-        self._last = texts
+        if len(self._firsts) < _FIRST:
+            # The same variant twice: in full, ahead of all else, or for generated texts right after, for the check.
+            again = [number for number, (before, _) in enumerate(self._firsts) if before == texts]
+            self._firsts.append((texts, self._clock() - began))
+            self.check += sum(self._firsts[0 if number == 0 else -1][1] for number in again)
         return ls.Scores(scored(output), text=texts)
 
     def _given(self, samples: Sequence[int]) -> Given:
