@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
+import weakref
 from bisect import bisect_left
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from layersurgery.sweeps._prefix_map import Map
 from layersurgery.sweeps._prefix_state import Chance, World, captured, is_traced
-from layersurgery.sweeps._prefix_values import Clones, Freezer, Held, Reach, UnknownValueError, shallow
+from layersurgery.sweeps._prefix_values import Clones, Freezer, Held, Print, Reach, UnknownValueError, shallow
 from layersurgery.sweeps._prefix_zeros import Ending, Endings
 from layersurgery.sweeps._stand_ins import Forward
 
@@ -185,6 +186,7 @@ class Recorder:
         self._around: list[Call | None] = []
         self._aside = False
         self._clones: Clones = {}
+        self._prints = _Prints([])
         self._room = math.inf if limit is None else limit
         self._seen: set[int] = set()
 
@@ -227,6 +229,7 @@ class Recorder:
             finally:
                 self._aside = False
         here = self._pass = Pass(module, inputs, World.now(), Call(module, 0), [module], {module: 0})
+        self._prints = _Prints(Reach.of((arguments, keywords)).tensors)
         chance, self._endings = Chance(of_all=True), Endings(self._tops)
         try:
             output = self._recorded(here.top, forward, arguments, keywords)
@@ -245,7 +248,7 @@ class Recorder:
 
     def _recorded(self, call: Call, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         copies = call.module in self._copied
-        before = _Before(arguments, keywords, self._clones, copies)
+        before = _Before(arguments, keywords, self._clones, copies, self._prints.of)
         self._around.append(call if call.module in self._below else None)
         try:
             output = forward(*arguments, **keywords)
@@ -258,6 +261,7 @@ class Recorder:
         if call.module in self._below:
             self._prune(call, call.inside, call.end, here)
         before.compare(call, output, copies)
+        self._prints.keep(held.tensor for held in call.held)
         self._weigh(call)
         return output
 
@@ -296,10 +300,54 @@ class Recorder:
                 call.release()
 
 
+class _Prints:
+    """Of large tensors that modules are given, and that nobody keeps anyhow, it is enough to recognise them.
+
+    Args:
+        kept: those that are kept from the start.
+    """
+
+    def __init__(self, kept: Iterable[torch.Tensor]) -> None:
+        self._kept: dict[int, weakref.ref[torch.Tensor]] = {}
+        self._found: dict[int, tuple[weakref.ref[torch.Tensor], int, Print]] = {}
+        self.keep(kept)
+
+    def keep(self, tensors: Iterable[torch.Tensor]) -> None:
+        """These are kept."""
+        self._kept.update({_address(one): weakref.ref(one) for one in tensors if one.layout == torch.strided})
+
+    def of(self, tensor: torch.Tensor) -> Print | None:
+        """What to keep in place of a tensor that a module is given; None: the tensor."""
+        plain = type(tensor) is torch.Tensor and tensor.device.type == "cpu" and tensor.layout == torch.strided
+        if not plain or tensor.is_inference() or tensor.nbytes < _LARGE or tensor.requires_grad:
+            return None
+        kept = self._kept.get(_address(tensor))
+        if kept is not None and kept() is not None:
+            return None
+        before = self._found.get(id(tensor))
+        if before is None or before[0]() is not tensor or before[1] != tensor._version:
+            before = self._found[id(tensor)] = weakref.ref(tensor), tensor._version, Print.of(tensor)
+        return before[2]
+
+
+_LARGE = 1 << 17  # bytes
+
+
+def _address(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
 class _Before:
     """What a call was given, before it ran."""
 
-    def __init__(self, arguments: tuple[Any, ...], keywords: dict[str, Any], clones: Clones, copies: bool) -> None:
+    def __init__(
+        self,
+        arguments: tuple[Any, ...],
+        keywords: dict[str, Any],
+        clones: Clones,
+        copies: bool,
+        prints: Callable[[torch.Tensor], Print | None],
+    ) -> None:
         self.problem = ""
         self._clones = clones
         self._chance = Chance()
@@ -308,7 +356,7 @@ class _Before:
         self._inputs, self._taken = None, list[Held]()
         try:
             self._reach = Reach.of((arguments, *keywords.values()))
-            freezer = Freezer(self._reach.objects, copies, clones)
+            freezer = Freezer(self._reach.objects, copies, clones, prints)
             self._inputs, self._taken = freezer.freeze((arguments, keywords)), freezer.held
         except UnknownValueError as error:
             self.problem = f"it is given {error}, which cannot be looked into"

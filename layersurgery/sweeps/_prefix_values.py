@@ -7,12 +7,14 @@ import functools
 import types
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+
+from layersurgery.sweeps._store_values import tensor_digest
 
 
 class UnknownValueError(Exception):
@@ -61,6 +63,24 @@ class Held:
 
 
 @dataclass(frozen=True)
+class Print:
+    """What tells a tensor from others without its numbers being kept: it can be recognised, not given out."""
+
+    form: tuple[Any, ...]
+    digest: bytes
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> Print:
+        """Of a tensor in the main memory."""
+        return cls(_form(tensor), tensor_digest(tensor))
+
+    def is_of(self, value: Any) -> bool:
+        """Whether a value is that tensor, or just like it."""
+        alike = isinstance(value, torch.Tensor) and _form(value) == self.form
+        return alike and tensor_digest(value) == self.digest
+
+
+@dataclass(frozen=True)
 class _Given:
     """Something that the call was given, by its number among the holders."""
 
@@ -94,13 +114,21 @@ class Freezer:
         given: holders that are not copied but named: those that the call was given.
         copies: copy tensors, too. Tensors of inference mode are copied always: they do not count writes.
         clones: copies that were made before, for use where they still equal the tensor.
+        prints: gives what is to be kept in place of a tensor; None: the tensor itself.
     """
 
-    def __init__(self, given: Sequence[Any] = (), copies: bool = False, clones: Clones | None = None) -> None:
+    def __init__(
+        self,
+        given: Sequence[Any] = (),
+        copies: bool = False,
+        clones: Clones | None = None,
+        prints: Callable[[torch.Tensor], Print | None] | None = None,
+    ) -> None:
         self.held: list[Held] = []
         self._given = {id(holder): number for number, holder in enumerate(given)}
         self._copies = copies
         self._clones: Clones = {} if clones is None else clones
+        self._prints = prints
         self._done: dict[int, Any] = {}
         self._alive: list[Any] = []  # ids are those of living objects only
         self._originals: list[torch.Tensor] = []
@@ -122,7 +150,8 @@ class Freezer:
         self._alive.append(value)
         made: Any
         if kind == "tensor":
-            made = self._done[id(value)] = self._hold(value)
+            printed = None if self._prints is None else self._prints(value)
+            made = self._done[id(value)] = self._hold(value) if printed is None else printed
         elif kind == "unknown":
             raise UnknownValueError(f"a {type(value).__name__}")
         elif kind == "tuple":
@@ -239,6 +268,8 @@ class _Comparison:
     def same(self, frozen: Any, value: Any) -> bool:
         if isinstance(frozen, Held):
             return self._same_tensor(frozen, value)
+        if isinstance(frozen, Print):
+            return self._same_print(frozen, value)
         if isinstance(frozen, _Row):
             return type(value) is frozen.kind and self._all_same(frozen.entries, value)
         if isinstance(frozen, _Given):
@@ -281,14 +312,21 @@ class _Comparison:
         kept = held.tensor
         if value is kept:  # nearly always the very same one
             return held.version is None or kept._version == held.version
-        before = self._found.get(id(kept))
-        if before is not None and before[0] is value and before[1] == value._version:
+        if self._was_found(kept, value):
             return held.is_intact
-        if not _are_equal(held, value):
-            return False
-        if not value.is_inference():
+        return self._note(kept, value, _are_equal(held, value))
+
+    def _same_print(self, printed: Print, value: Any) -> bool:
+        return self._was_found(printed, value) or self._note(printed, value, printed.is_of(value))
+
+    def _was_found(self, kept: torch.Tensor | Print, value: Any) -> bool:
+        before = self._found.get(id(kept))
+        return before is not None and before[0] is value and before[1] == value._version
+
+    def _note(self, kept: torch.Tensor | Print, value: Any, alike: bool) -> bool:
+        if alike and not value.is_inference():
             self._found[id(kept)] = value, value._version
-        return True
+        return alike
 
 
 def contents(holder: Any) -> tuple[Any, tuple[tuple[str, Any], ...]]:
@@ -392,15 +430,14 @@ def _visit(value: Any, found: Reach, seen: set[int], inside: bool) -> None:
 
 
 def _are_equal(held: Held, value: Any) -> bool:
-    kept = held.tensor
-    if type(value) is not type(kept) or not held.is_intact:
-        return False
-    alike = value.shape == kept.shape and value.dtype == kept.dtype and value.device == kept.device
-    if not alike or value.layout != kept.layout:
-        return False
-    if value.layout == torch.strided and value.stride() != kept.stride():
-        return False  # kernels may differ, and with them the last bits
-    return torch.equal(value, kept)
+    alike = isinstance(value, torch.Tensor) and held.is_intact and _form(value) == _form(held.tensor)
+    return alike and torch.equal(value, held.tensor)
+
+
+def _form(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """All but the numbers; where strides differ, kernels may, and with them the last bits."""
+    stride = tensor.stride() if tensor.layout == torch.strided else None
+    return type(tensor), tensor.shape, tensor.dtype, tensor.device, tensor.layout, stride
 
 
 def _storages(tensors: Sequence[torch.Tensor]) -> set[int]:

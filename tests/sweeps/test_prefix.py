@@ -307,17 +307,54 @@ def test_the_embedded_model():
 # --- what is kept, and what is left behind -------------------------------------------------------------------------
 
 
-def test_what_is_kept_is_one_residual_for_each_layer():
-    layers, width, shape = 6, 64, (4, 32)
+@pytest.mark.parametrize("shape", [(4, 32), (8, 64)])
+def test_what_is_kept_is_one_residual_for_each_layer(shape):
+    layers, width = 6, 64
     model = models.llama(num_hidden_layers=layers, hidden_size=width, num_attention_heads=4).eval()
     prefix = SharedPrefix(model, ls.select(model))
     tokens = models.tokens(*shape)
     with torch.no_grad(), prefix.recording():
         model(tokens, use_cache=False)
     residual = 4 * width * shape[0] * shape[1]
-    assert layers * residual <= prefix.nbytes <= 1.05 * layers * residual
+    kept = layers - (residual >= 1 << 17)  # of what enters the first, if it is large, only what tells it from others
+    assert kept * residual <= prefix.nbytes <= 1.05 * kept * residual
     prefix.forget()
     assert prefix.nbytes == 0
+
+
+class Doubling(nn.Module):
+    """Adds a table's rows to what it is given, times a factor that no module holds."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList([nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 256)) for _ in range(3)])
+        self.factor = [1.0]
+
+    def forward(self, states):
+        states = states * self.factor[0]
+        for layer in self.layers:
+            states = states + layer(states)
+        return states
+
+
+@pytest.mark.parametrize("rows", [4, 256])
+def test_what_a_part_is_given_is_told_from_others(rows):
+    """Where it is large and kept by nobody, by a digest."""
+    model = Doubling().eval()
+    sites = ls.select(model, pattern="layers.*")
+    prefix, given = SharedPrefix(model, sites), torch.randn(1, rows, 256)
+    with torch.no_grad(), prefix.recording():
+        model(given)
+    for factor in (1.0, 1.0 + 2**-20, 1.0):
+        model.factor[0] = factor
+        # not to be told by what the model holds, but by what its layers are given
+        prefix._standing = type(prefix._standing)(prefix._parts.modules)
+        with torch.no_grad(), ls.Surgery(at=sites[2], do=ls.Scale(0.5))(model):
+            expected = model(given)
+            with prefix.replaying(sites[2]):
+                assert torch.equal(model(given), expected)
+        assert prefix.has_answered == (factor == 1.0)
 
 
 def test_what_was_kept_is_freed():
