@@ -33,11 +33,11 @@ class Mutant:
 LEDGER, BLOCK, PARAMETERS, TAPS, CLOCK = (
     f"layersurgery/surgery/_{name}.py" for name in ("ledger", "surgery", "parameters", "taps", "clock")
 )
-WATCH, LOCAL, SHARING, STAND_INS, RECORD, REPLAY, STATE, PROBE, TAIL = (
+WATCH, LOCAL, SHARING, STAND_INS, RECORD, REPLAY, STATE, PROBE, TAIL, VALUES = (
     f"layersurgery/sweeps/_{name}.py"
     for name in (
         *("watch", "local", "sharing", "stand_ins"),
-        *(f"prefix_{part}" for part in ("record", "replay", "state", "probe", "tail")),
+        *(f"prefix_{part}" for part in ("record", "replay", "state", "probe", "tail", "values")),
     )
 )
 GUARDS, SHARED = "tests/sweeps/test_prefix_guards.py", "tests/sweeps/test_sharing.py"
@@ -180,7 +180,7 @@ MUTANTS = [
     Mutant(
         "sharing: it does not matter what a part is given",
         REPLAY,
-        "    return same(call.inputs, (arguments, keywords), given.objects)",
+        "    return same(call.inputs, (arguments, keywords), given.objects, found)",
         "    return True",
         GUARDS,
     ),
@@ -209,15 +209,29 @@ MUTANTS = [
     Mutant(
         "sharing: the first variant is not checked",
         SHARING,
-        "        same = _same_scores(scores, full) and (written or seen.digests == expected.digests)\n",
+        "        same = _same_scores(scores, full) and (written or seen.digests == known.digests)\n",
         "        same = bool(scores)\n",
         SHARED,
     ),
     Mutant(
+        "sharing: a digest is not compared",
+        VALUES,
+        "        return alike and tensor_digest(value) == self.digest",
+        "        return alike",
+        "tests/sweeps/test_prefix.py -k told_from",
+    ),
+    Mutant(
+        "sharing: what was found the same is taken for it when it was written into",
+        VALUES,
+        "before[0] is value and before[1] == value._version",
+        "before[0] is value",
+        "tests/sweeps/test_prefix.py -k 'told_from or written_into_on_the_way'",
+    ),
+    Mutant(
         "sharing: positions are left out that matter",
         PROBE,
-        "if _equal(self._outputs([module]), expected):",
-        "if self._outputs([module]):",
+        "if _equal(self._outputs(module)[0], expected):",
+        "if self._outputs(module)[0]:",
         TAILS,
     ),
     Mutant(

@@ -357,6 +357,47 @@ def test_what_a_part_is_given_is_told_from_others(rows):
         assert prefix.has_answered == (factor == 1.0)
 
 
+class Weighted(nn.Module):
+    """Gives its parts weights, which it may change on the way."""
+
+    class Part(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(16, 16)
+
+        def forward(self, states, weights):
+            return states + self.linear(states) * weights
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList([self.Part() for _ in range(4)])
+        self.change = 0.0
+
+    def forward(self, states):
+        weights = torch.ones_like(states)
+        for number, layer in enumerate(self.layers):
+            states = layer(states, weights)
+            if number == 0 and self.change:
+                weights += self.change
+        return states
+
+
+def test_what_is_written_into_on_the_way_is_seen():
+    """All layers are given the same weights, which are compared once: unless they are written into since then."""
+    model = Weighted().eval()
+    sites = ls.select(model, pattern="layers.?")
+    prefix, given = SharedPrefix(model, sites), torch.randn(1, 4, 16)
+    with torch.no_grad(), prefix.recording():
+        model(given)
+    model.change = 0.5
+    prefix._standing = type(prefix._standing)(prefix._parts.modules)
+    with torch.no_grad(), ls.Surgery(at=sites[3], do=ls.Scale(0.5))(model):
+        expected = model(given)
+        with prefix.replaying(sites[3]):
+            assert torch.equal(model(given), expected)
+
+
 def test_what_was_kept_is_freed():
     model = models.llama().eval()
     prefix = SharedPrefix(model, ls.select(model))
