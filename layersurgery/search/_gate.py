@@ -11,8 +11,9 @@ import numpy as np
 
 from layersurgery.search._seen import GUARD, Comparison, Seen
 
-FEW = 30  # samples, on which the gate is lower
+_FEW, _MANY = 20, 60  # samples, between which the gate rises from a share of z to all of it
 _FEW_SHARE = 2 / 3
+_ANSWERS = 0.25  # of what is asked of margins: answers scatter more, and are to confirm the sign
 _SITES = 32  # for which z is meant
 _LEAST_SETS = 3  # of which one number each is known, to say anything of their spread
 
@@ -53,7 +54,7 @@ def passes(seen: Seen, site: int, z: float, groups: Sequence[Hashable] | None) -
     Args:
         seen: what was read.
         site: the finalist.
-        z: how many standard errors it must be better by; on few samples with margins, two thirds of that.
+        z: how many standard errors it must be better by; on few samples with margins, two thirds of that and more.
         groups: one name per sample of the oracle, or None.
     """
     compared, answers = seen.compared([site]), seen.answers([site])
@@ -63,19 +64,19 @@ def passes(seen: Seen, site: int, z: float, groups: Sequence[Hashable] | None) -
     n = len(seen.columns) if units is None else len(set(units))
     if n < 2:
         return Gate(False, "one sample shows nothing" if units is None else "one group of samples shows nothing")
-    asked = z * _FEW_SHARE if n <= FEW and compared.smoothed else z
     gain = float(answers.means[0])
     if not compared.smoothed:
         unit = float(np.abs(answers.differences).max()) or 1.0
         found = standard_errors(answers.differences[0], units, unit=unit)
-        text = f"its gain is {found:+.2f} standard errors {_asked(asked)}"
-        return Gate(gain > 0 and found >= asked, text, found - asked)
+        text = f"its gain is {found:+.2f} standard errors {_asked(z)}"
+        return Gate(gain > 0 and found >= z, text, found - z)
+    asked = z * float(np.interp(n, (_FEW, _MANY), (_FEW_SHARE, 1)))
     found = standard_errors(compared.differences[0], units)
     flips = standard_errors(answers.differences[0], units)
     text = f"its gain is {found:+.2f} standard errors by margins {_asked(asked)} and {flips:+.2f} by answers "
-    text += _asked(asked / 2)
-    good = gain > 0 and compared.means[0] > 0 and found >= asked and flips >= asked / 2
-    return Gate(good, text, min(found, 2 * flips) - asked)
+    text += _asked(_ANSWERS * asked)
+    margin = min(found - asked, flips - _ANSWERS * asked)
+    return Gate(gain > 0 and compared.means[0] > 0 and margin >= 0, text, margin)
 
 
 def standard_errors(differences: np.ndarray, units: Sequence[Hashable] | None = None, *, unit: float = 1.0) -> float:

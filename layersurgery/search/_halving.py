@@ -21,7 +21,7 @@ _SHOTS = (10, 20)  # between which the default budget is that of the paper's rul
 # on more shots.
 _PER_SHOT = (1.45, 1.38)
 _ROUNDS = 0.8  # share of the cells for the rounds; the rest is for close calls
-_CLOSER = 12  # samples at a time, for these
+_CLOSER = 6  # samples at a time, for these
 _HALF = 0.62  # most of all cells
 
 
@@ -36,9 +36,10 @@ class HalvingRule:
     2. Scores are smoothed margins (`smooth`): an answer that nearly flips counts too, and each site's unit cancels.
     3. The best of the last round is the finalist. It is knocked out if its mean score is higher than that of the
        unmodified model, it repairs more answers than it breaks, and both by enough: the first by `z` standard errors,
-       the second by half of that. On 30 samples or fewer two thirds of `z` will do, and with fewer sites, the best of
-       which chance lifts less, a smaller `z`: 0.7 of it for 8 sites, half for 3 or fewer. Otherwise the model is kept.
-       As long as it is a close call, by about a standard error, further samples are read on these two alone.
+       the second by a quarter of that. On 20 samples or fewer two thirds of `z` will do, and all of it is asked for
+       from 60 on; with fewer sites, the best of which chance lifts less, a smaller `z` will: 0.7 of it for 8 sites,
+       half for 3 or fewer. Otherwise the model is kept. As long as it is a close call, by about a standard error,
+       further samples are read on these two alone.
     4. Without margins, or where scores are not 0 or 1, the scores themselves are compared, and must differ by `z`
        standard errors, on few samples too. A scorer of one number in all is judged by Student's t over sets of samples.
 
