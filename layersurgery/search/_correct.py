@@ -10,7 +10,7 @@ import numpy as np
 
 from layersurgery.errors import SearchError
 from layersurgery.search._intervals import Interval, paired_interval
-from layersurgery.search._seen import GUARD, OPTIMISM
+from layersurgery.search._seen import OPTIMISM, guarded
 from layersurgery.search._smooth import smooth
 
 _AT_ONCE = 2_000_000  # numbers that are held at a time
@@ -179,7 +179,7 @@ def _hopes(totals: np.ndarray, squares: np.ndarray, n: int, unit: float, *, last
     means = totals / n
     if last or n < 2:
         return means
-    return means + OPTIMISM * np.sqrt((squares - means * totals + GUARD * unit**2) / (n * (n - 1)))
+    return means + OPTIMISM * np.sqrt(guarded(squares - means * totals, n, unit) / n)
 
 
 def _means(changes: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -191,7 +191,7 @@ def _shrunk(changes: np.ndarray, counts: np.ndarray) -> np.ndarray:
     means = _means(changes, counts)
     unit = float(np.nanmax(np.abs(changes))) or 1.0
     deviations = np.nansum((changes - means[:, None]) ** 2, axis=1)
-    errors = (deviations + GUARD * unit**2) / np.maximum(counts * (counts - 1), 1)
+    errors = guarded(deviations, np.maximum(counts, 2), unit) / counts  # one sample: as if there were two
     spread, centre = 0.0, float(np.average(means, weights=counts))
     for _ in range(20):
         weights = 1 / (errors + spread)

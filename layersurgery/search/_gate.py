@@ -9,7 +9,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from layersurgery.search._seen import GUARD, Comparison, Seen
+from layersurgery.search._seen import Comparison, Seen, guarded
 
 _FEW, _MANY = 20, 60  # samples, between which the gate rises from a share of z to all of it
 _FEW_SHARE = 2 / 3
@@ -94,8 +94,8 @@ def standard_errors(differences: np.ndarray, units: Sequence[Hashable] | None = 
         numbers = {name: number for number, name in enumerate(dict.fromkeys(units))}
         deviations = np.bincount([numbers[name] for name in units], weights=deviations)
     count = len(deviations)
-    spread = math.fsum(deviations**2) + GUARD * (unit * n / count) ** 2  # a group's deviation is that of its sum
-    return mean * n / math.sqrt(spread * count / (count - 1))
+    variance = guarded(math.fsum(deviations**2), count, unit * n / count)  # a group's deviation is that of its sum
+    return mean * n / math.sqrt(variance * count)
 
 
 def _by_sets(answers: Comparison, z: float) -> Gate:

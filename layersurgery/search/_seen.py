@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +15,19 @@ from layersurgery.search._smooth import smooth
 
 _PARTS = 4  # in which a round is read by a scorer of one number for each
 OPTIMISM = 1.5  # standard errors by which sites are given the benefit of the doubt, while more samples are to come
-GUARD = 0.25  # squared, in the largest change a score can take: what the deviations of a few samples have at least
+_GUARD = 0.25  # squared, in the largest change a score can take: what the deviations of a few samples have at least
 _AGREE = 0.95  # of the margins must have the sign that the 0/1 scores say
+
+
+def guarded(squares: Any, n: Any, unit: float = 1.0) -> Any:
+    """The variance of n changes, 2 or more, by the sum of their squared deviations: few that agree do not look certain.
+
+    Args:
+        squares: the sum, a number or an array of any shape.
+        n: how many, likewise.
+        unit: the largest change that a score can take.
+    """
+    return (squares + _GUARD * unit**2) / (n - 1)
 
 
 @dataclass(frozen=True)
@@ -41,12 +53,12 @@ class Comparison:
 
     @cached_property
     def variances(self) -> np.ndarray:
-        """[sites] of the change on one sample, guarded: few that agree do not look certain. Infinite: nothing known."""
+        """[sites] of the change on one sample, `guarded`. Infinite: nothing is known."""
         if len(self.sizes) < 2:
             return np.full(len(self.differences), math.inf)
         unit = float(np.abs(self.differences).max()) or 1.0
         squares = self.sizes * (self.differences - self.means[:, None]) ** 2
-        return (np.array(list(map(math.fsum, squares))) + GUARD * unit**2) / (len(self.sizes) - 1)
+        return guarded(np.array(list(map(math.fsum, squares))), len(self.sizes), unit)
 
     @property
     def hopes(self) -> np.ndarray:
