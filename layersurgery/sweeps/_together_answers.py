@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -57,12 +57,12 @@ class GenerateAnswers:
 class ForwardAnswers:
     """The forward of a variant's model: gives what was computed where it is called as on the unmodified model."""
 
-    def __init__(self, shorts: Sequence[Short], surgery: Surgery) -> None:
-        self._shorts, self._surgery = list(shorts), surgery
+    def __init__(self, shorts: Sequence[Short], surgery: Surgery, is_looked_into: Callable[[], bool]) -> None:
+        self._shorts, self._surgery, self._is_looked_into = list(shorts), surgery, is_looked_into
 
     def __call__(self, _: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         short = self._shorts[0] if self._shorts else None
-        if short is None or not is_short(arguments, keywords):
+        if short is None or not is_short(arguments, keywords) or self._is_looked_into():
             return forward(*arguments, **keywords)
         recorded = short.recorded
         if recorded.world != World.now() or not same(recorded.inputs, (arguments, keywords)):

@@ -245,6 +245,30 @@ def test_a_scorer_that_strays_is_followed():
     assert np.allclose(table.base, full.base, atol=1e-5)
 
 
+@pytest.mark.parametrize("when", ["always", "from the second samples on", "in variants"])
+def test_a_scorer_that_looks_inside_sees_each_variant_by_itself(when):
+    model = tiny.llama(vocab_size=64, num_hidden_layers=4)
+    last, plain = model.model.layers[-1], options()
+
+    @torch.no_grad()
+    def score(model, samples):
+        changed = bool(ls.status(model))
+        if (when == "from the second samples on" and samples[0] == 0) or (when == "in variants" and not changed):
+            return plain(model, samples)
+        seen = []
+        handle = last.register_forward_hook(lambda module, given, output: seen.append(output))
+        try:
+            plain(model, samples)
+        finally:
+            handle.remove()
+        return seen[0][:, -1].double().sum(1).tolist()
+
+    full = ls.sweep(model, score, list(range(4)), batch_size=1, share=False)
+    shared = ls.sweep(model, score, list(range(4)), batch_size=1, share="all")
+    assert np.allclose(shared.scores, full.scores, atol=1e-5)
+    assert np.allclose(shared.base, full.base, atol=1e-5)
+
+
 @pytest.mark.parametrize("error", [ValueError("no more"), torch.OutOfMemoryError("no memory")], ids=repr)
 def test_what_fails_along_is_run_on_its_own(monkeypatch, error):
     from layersurgery.sweeps._together_stack import Stack
