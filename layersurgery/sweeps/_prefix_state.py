@@ -257,6 +257,12 @@ def hooks_on(module: nn.Module) -> tuple[Any, ...]:
     return tuple(hook for hook in hooks if not _is_idle(hook))
 
 
+def is_looked_into(model: nn.Module) -> bool:
+    """Whether there are such hooks inside a model; a scorer may have put some there for the time of its call."""
+    inner = (module for module in model.modules() if module is not model)
+    return any((one._forward_hooks or one._forward_pre_hooks) and hooks_on(one) for one in inner)
+
+
 def is_patched(module: nn.Module) -> bool:
     """Whether others have put a forward of their own on a module, which may do more than give an output."""
     own = vars(module).get("forward")

@@ -14,7 +14,7 @@ from layersurgery.sweeps._attributes import Attributes
 from layersurgery.sweeps._memory import ran_out_of_memory
 from layersurgery.sweeps._notes import Notes
 from layersurgery.sweeps._prefix import SharedPrefix, _modules
-from layersurgery.sweeps._prefix_state import Standing, hooks_on, is_patched
+from layersurgery.sweeps._prefix_state import Standing, hooks_on, is_looked_into, is_patched
 from layersurgery.sweeps._together_answers import GenerateAnswers
 from layersurgery.sweeps._together_generate import (
     Joint,
@@ -205,7 +205,7 @@ class Together:
 
         def write(*arguments: Any, **keywords: Any) -> Any:
             nonlocal within
-            if within:
+            if within or is_looked_into(self._model):
                 return generate(*arguments, **keywords)
             within = True
             try:

@@ -16,7 +16,7 @@ from layersurgery.sweeps._memory import ran_out_of_memory
 from layersurgery.sweeps._notes import Notes
 from layersurgery.sweeps._prefix import SharedPrefix
 from layersurgery.sweeps._prefix_record import Call, Pass
-from layersurgery.sweeps._prefix_state import World, hooks_on
+from layersurgery.sweeps._prefix_state import World, is_looked_into
 from layersurgery.sweeps._prefix_values import Freezer, Reach, UnknownValueError, thaw
 from layersurgery.sweeps._stand_ins import Forward, StandIns
 from layersurgery.sweeps._together_answers import ForwardAnswers
@@ -47,7 +47,6 @@ class Shorts:
         room: Callable[[], int],
     ) -> None:
         self._model, self._prefix, self._variant, self._room = model, prefix, variant, room
-        self._inner = [module for module in model.modules() if module is not model]
         self._shorts: list[Short] = []
         self._whole = False
         self._off = False
@@ -113,7 +112,7 @@ class Shorts:
             if within:
                 return forward(*given, **named)
             alike = bool(waiting) and is_short(given, named) and waiting[0].world == World.now()
-            if not alike or self._is_looked_into():
+            if not alike or is_looked_into(self._model):
                 waiting.clear()
                 return forward(*given, **named)
             within = True
@@ -141,12 +140,8 @@ class Shorts:
     @contextmanager
     def answering(self, surgery: Surgery) -> Iterator[None]:
         """Around the scorer's call on a variant, while its surgery is in force."""
-        with StandIns([self._model], ForwardAnswers(self._shorts, surgery, self._is_looked_into)):
+        with StandIns([self._model], ForwardAnswers(self._shorts, surgery)):
             yield
-
-    def _is_looked_into(self) -> bool:
-        """Whether there are hooks inside the model, such as a scorer's own, which are to see each variant by itself."""
-        return any((one._forward_hooks or one._forward_pre_hooks) and hooks_on(one) for one in self._inner)
 
     def _give_up(self, error: Exception) -> None:
         self._shorts, self._whole = [], False
@@ -168,7 +163,7 @@ class Shorts:
         """Keep what the unmodified model gives for a few tokens."""
         number = len(self._prefix.passes)
         output = forward(*arguments, **keywords)
-        short = is_short(arguments, keywords) and not self._is_looked_into()
+        short = is_short(arguments, keywords) and not is_looked_into(self._model)
         if short and len(self._prefix.passes) == number + 1:
             with suppress(UnknownValueError):
                 frozen = Freezer(copies=True).freeze(output)

@@ -49,6 +49,27 @@ def test_the_same_scores_for_less(model):
     assert full.notes == shared.notes == ()
 
 
+@pytest.mark.parametrize("share", [True, "all"])
+@pytest.mark.parametrize("texts", [False, True], ids=["forwards", "texts"])
+def test_a_scorer_that_looks_inside_sees_each_variant_by_itself(model, texts, share):
+    """By hooks of its own, there for the time of its call."""
+
+    @torch.no_grad()
+    def looking(model, samples):
+        seen = []
+        handle = model.model.layers[-1].register_forward_hook(lambda module, given, output: seen.append(output))
+        tokens = torch.cat([row(sample) for sample in samples])
+        try:
+            _ = model.generate(tokens, max_new_tokens=4, do_sample=False) if texts else model(tokens, use_cache=False)
+        finally:
+            handle.remove()
+        return torch.stack([states[:, -1].double().sum(1) for states in seen]).sum(0).tolist()
+
+    full = ls.sweep(model, looking, SAMPLES, batch_size=4, share=False)
+    shared = ls.sweep(model, looking, SAMPLES, batch_size=4, share=share)
+    assert np.array_equal(full.correct, shared.correct)
+
+
 def layers_run(model, monkeypatch, **settings):
     count = [0]
     kind = type(model.model.layers[0].mlp)
