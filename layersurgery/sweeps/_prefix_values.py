@@ -295,16 +295,11 @@ class _Comparison:
         if len(frozen) != len(values):
             return False
         for one, value in zip(frozen, values, strict=True):
-            kind = type(one)
-            if one is value:
-                alike = True
-            elif kind is Held:
-                alike = self._same_tensor(one, value)
-            elif kind is tuple:  # a key and what it stands for
-                alike = (one[0] is value[0] and one[1] is value[1]) or self._all_same(one, value)
-            else:
-                alike = self.same(one, value)
-            if not alike:
+            if type(one) is tuple and one[0] is value[0]:  # a key, and what it stands for
+                one, value = one[1], value[1]  # noqa: PLW2901
+            if one is value or (type(one) is Held and one.tensor is value and one.version == value._version):
+                continue  # nearly always
+            if not (self._all_same(one, value) if type(one) is tuple else self.same(one, value)):
                 return False
         return True
 
@@ -331,6 +326,8 @@ class _Comparison:
 
 def contents(holder: Any) -> tuple[Any, tuple[tuple[str, Any], ...]]:
     """What a holder holds now: its entries (None for a plain object) and its attributes."""
+    if type(holder) is dict:
+        return tuple(holder.items()), ()
     attributes = tuple(getattr(holder, "__dict__", {}).items())
     if isinstance(holder, dict):
         return tuple(holder.items()), attributes
