@@ -22,8 +22,8 @@ class Line:
 
     Args:
         name: the method.
-        ratios: of each round: the loop's time over its own, the check left out that a run does once.
-        checked: the same with that check.
+        ratios: of each round: the loop's time over its own, without what a run does once.
+        whole: the same with that.
         cells: of each round: seconds per row and sample.
         difference: the largest between its logits and the loop's; of generated tokens, how many differ.
         log_probabilities: the largest between scored log-probabilities.
@@ -35,7 +35,7 @@ class Line:
 
     name: str
     ratios: list[float] = field(default_factory=list[float])
-    checked: list[float] = field(default_factory=list[float])
+    whole: list[float] = field(default_factory=list[float])
     cells: list[float] = field(default_factory=list[float])
     difference: float = 0.0
     log_probabilities: float = 0.0
@@ -191,10 +191,10 @@ def _round(
     loop = spent[methods[0].name] / len(timed)
     for method in methods:
         count = len(timed) if method.pace == "any" else len(places)
-        checks = method.check if isinstance(method, Sweep) else 0.0
-        line, mean = lines[method.name], (spent[method.name] - checks) / count
+        once = method.once if isinstance(method, Sweep) else 0.0
+        line, mean = lines[method.name], (spent[method.name] - once) / count
         line.ratios.append(loop / mean)
-        line.checked.append(loop / (spent[method.name] / count))
+        line.whole.append(loop / (spent[method.name] / count))
         line.cells.append(mean / case.batch_size)
     return timed
 

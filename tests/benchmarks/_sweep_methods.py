@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 import layersurgery as ls
+from layersurgery.sweeps import _prefix
 from layersurgery.sweeps._executor import Share
 from layersurgery.sweeps._prefix import SharedPrefix
 from tests.benchmarks._sweep_shapes import ASKED, Case, Given, Place, together
@@ -148,13 +149,18 @@ class Sweep(Method):
     def __init__(self, case: Case) -> None:
         super().__init__(case)
         self.notes: tuple[str, ...] = ()
-        self.check = 0.0
+        self.once = 0.0
 
     def outputs(self, clock: Callable[[], float]) -> dict[Place, torch.Tensor]:
-        """What each micro-batch gives in each row; `check` is then what the one check of a run took."""
+        """What each micro-batch gives in each row.
+
+        `once` is then what a run does once, however many samples there are: its check, and the look at what of the last
+        layer is needed at scored positions only.
+        """
         score = Score(self.case, clock=clock)
-        table = self._table(score)
-        self.notes, self.check = table.notes, score.check
+        with _timed(_prefix, "find_tail", clock) as looked:
+            table = self._table(score)
+        self.notes, self.once = table.notes, score.check + sum(looked)
         if table.text is None:
             raise CannotRunError("the table has no texts, which tell the outputs apart")
         size = self.case.batch_size
@@ -179,6 +185,25 @@ class Sweep(Method):
         samples = range(len(self.case.samples))
         size = self.case.batch_size
         return ls.sweep(self.model, score, samples, at=self.sites, batch_size=size, share=self.share)
+
+
+@contextmanager
+def _timed(module: Any, name: str, clock: Callable[[], float]) -> Iterator[list[float]]:
+    """What each call of a function takes in this block."""
+    plain, seconds = getattr(module, name), list[float]()
+
+    def timed(*given: Any) -> Any:
+        began = clock()
+        try:
+            return plain(*given)
+        finally:
+            seconds.append(clock() - began)
+
+    setattr(module, name, timed)
+    try:
+        yield seconds
+    finally:
+        setattr(module, name, plain)
 
 
 class SweepAll(Sweep):

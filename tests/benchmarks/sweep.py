@@ -143,9 +143,9 @@ def _print(name: str, outcome: Outcome, shape: Shape, size: str) -> None:
         wanted = shape.title.format(**shape.settings)
         _say(f"  not run in full: the {shape.target:g} x to be reached is for: {wanted} (--full)")
     for line in outcome.lines:
-        if line.checked != line.ratios:
-            once = f"with it, these few samples alone give {statistics.median(line.checked):.2f}"
-            _say(f"  {line.name} checks one variant in full, once in a run: {once}")
+        if line.whole != line.ratios:
+            alone = f"with that, these few samples alone give {statistics.median(line.whole):.2f}"
+            _say(f"  {line.name} checks one variant and looks at the last layer, once in a run: {alone}")
     for note in outcome.notes:
         _say(f"  note: {note}")
     _say("")
