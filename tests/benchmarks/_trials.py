@@ -16,7 +16,7 @@ from layersurgery.search._halving import HalvingRule
 from tests.benchmarks._tables import KnownTask
 
 FRESH = 60  # samples of the check
-_CHECKS = 20  # of them are drawn for each choice: one says too little of how often an interval covers
+_CHECKS = 100  # of them are drawn for each choice: one says too little of how often an interval covers
 HARM = -0.001  # a true gain below it is a harm
 _REPLAYS = 100
 
