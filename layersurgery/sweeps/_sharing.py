@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from layersurgery.sweeps._executor import Share
 from layersurgery.sweeps._prefix import SharedPrefix
 from layersurgery.sweeps._prefix_record import LATER_STEPS
 from layersurgery.sweeps._prefix_values import Reach, UnknownValueError
+from layersurgery.sweeps._store_values import tensor_digest
 from layersurgery.sweeps._together import Together
 from layersurgery.sweeps._watch import Onlooker
 
@@ -96,7 +96,7 @@ class Sharing:
         self.forget()
         if not self._enabled:
             return scored()
-        if ahead is not None and not self._checked and not self._inexact:
+        if ahead is not None and self._prefix is None and not self._inexact:  # at the first base of a run
             self._in_full = _InFull.of(self._module, surgeries[0], columns, ahead)
         if self._together is not None and self._together.runs_along(surgeries):
             with self._together.running_along(surgeries):
@@ -196,7 +196,7 @@ class _InFull:
     surgery: Surgery
     columns: list[int]
     scores: Scores | float
-    digests: list[list[str]]
+    digests: list[list[Any]]
 
     @classmethod
     def of(
@@ -212,7 +212,7 @@ class _Outputs(Onlooker):
     """What the model gave, call by call: digests of the tensors that can be found in it, so that none is kept."""
 
     def __init__(self) -> None:
-        self.digests: list[list[str]] = []
+        self.digests: list[list[Any]] = []
 
     @classmethod
     @contextmanager
@@ -232,23 +232,16 @@ class _Outputs(Onlooker):
             self.digests.append([])
 
 
-def _digest(tensor: torch.Tensor) -> str:
-    """Of every bit of it, its shape and its type.
+def _digest(tensor: torch.Tensor) -> Any:
+    """Of every bit of it, its shape and its type; of one whose numbers are not in memory, of the latter.
 
     Examples:
         >>> _digest(torch.zeros(2)) == _digest(-torch.zeros(2))
         False
     """
-    found = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
     if tensor.layout == torch.strided and not tensor.is_meta:
-        flat = tensor.detach().reshape(-1)
-        for start in range(0, flat.numel(), _AT_ONCE):
-            part = flat[start : start + _AT_ONCE].contiguous().view(torch.uint8)
-            found.update(part.cpu().numpy().tobytes())
-    return found.hexdigest()
-
-
-_AT_ONCE = 1 << 22  # numbers
+        return tensor_digest(tensor)
+    return tensor.dtype, tuple(tensor.shape)
 
 
 def _same_scores(one: Scores | float, other: Scores | float) -> bool:

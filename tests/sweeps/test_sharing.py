@@ -70,6 +70,26 @@ def test_a_scorer_that_looks_inside_sees_each_variant_by_itself(model, texts, sh
     assert np.array_equal(full.correct, shared.correct)
 
 
+def test_where_nothing_can_be_shared_one_variant_is_run_twice_at_most(model):
+    """The one for the check, of a scorer that says how many samples it takes."""
+    calls = []
+
+    class Counting:
+        batch_size = 4
+
+        def __call__(self, model, samples):
+            calls.append(len(samples))
+            return score(model, samples)
+
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        table = ls.sweep(model, Counting(), SAMPLES)
+    finally:
+        handle.remove()
+    assert any("hooks on all modules" in note for note in table.notes)
+    assert len(calls) == 3 * (len(model.model.layers) + 1) + 1
+
+
 def layers_run(model, monkeypatch, **settings):
     count = [0]
     kind = type(model.model.layers[0].mlp)
