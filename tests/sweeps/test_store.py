@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from functools import partial
 
 import numpy as np
@@ -223,7 +224,10 @@ def test_whatever_is_read_and_however_it_is_interrupted(tmp_path_factory, data):
 
 def test_an_interrupt_at_any_instant(model, path):
     """Also in the middle of what the store does: at most the micro-batch in flight is evaluated again."""
+    sweep(model, score, SAMPLES, batch_size=2)  # what is slow the first time
+    began = time.perf_counter()
     expected = sweep(model, score, SAMPLES, batch_size=2)
+    usual = time.perf_counter() - began
     done, interrupts = [], 0
     random = np.random.default_rng(0)
 
@@ -236,8 +240,8 @@ def test_an_interrupt_at_any_instant(model, path):
             scorer = Counting()
             scorer.cells = done
             try:
-                longest = 0.06 * (1 + attempt / 40)  # on a busy machine, nothing is done in less
-                signal.setitimer(signal.ITIMER_REAL, random.uniform(0.001, longest))
+                longest = usual * (0.5 + attempt / 20)  # more and more: the machine may be busier by now
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(0.1 * usual, longest))
                 table = sweep(model, scorer, SAMPLES, batch_size=2, store=path)
                 signal.setitimer(signal.ITIMER_REAL, 0)
             except KeyboardInterrupt:
