@@ -72,7 +72,7 @@ class Replayer:
     def watched(self) -> set[nn.Module]:
         """The modules whose calls must come here."""
         silent = self._silent.linear | self._silent.whole
-        return self._record.watched | silent | (self._tail.modules if self._tail else frozenset())
+        return self._record.watched | silent | (self._tail.modules | self._tail.holders if self._tail else frozenset())
 
     def called(self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """Run a module, in place of its forward, or answer for it."""
@@ -88,10 +88,13 @@ class Replayer:
                 output, left_out = self._silent.answer(module, forward, arguments, keywords, self._endings.get(module))
                 self.has_answered = self.has_answered or left_out
                 return output
-            if self._kept is not None and self._tail is not None and module in self._tail.modules:
-                output = self._tail.run(module, forward, arguments, keywords, self._kept)
-                self.has_cut = self.has_cut or self._kept.has_left_out
-                return output
+            if self._kept is not None and self._tail is not None:
+                if module in self._tail.modules:
+                    output = self._tail.run(module, forward, arguments, keywords, self._kept)
+                    self.has_cut = self.has_cut or self._kept.has_left_out
+                    return output
+                if module in self._tail.holders:
+                    forward = self._tail.with_few_queries(forward, self._kept)
             return self._next(module, forward, arguments, keywords)
         self._running = True
         try:

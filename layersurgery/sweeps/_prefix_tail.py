@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from layersurgery.sweeps._prefix_attention import FewQueries
 from layersurgery.sweeps._prefix_map import Map
 from layersurgery.sweeps._prefix_record import Pass
 from layersurgery.sweeps._prefix_state import hooks_on, is_patched
@@ -29,6 +30,10 @@ class Tail:
         recorded: a call of the unmodified model.
         modules: those of which only some positions are needed.
         agree: for each of them and each shape, whether some rows come out as they do among all, as far as is known.
+
+    Attributes:
+        modules: as above.
+        holders: what holds such a matrix, in which attention may then be for some positions only.
     """
 
     # Products of very few rows are computed in another way, and others come out to the last bit.
@@ -47,6 +52,10 @@ class Tail:
         # What runs from there on, or holds that: a hook there may look at positions that are left out.
         self._around = {*recorded.events[begin:], *parts.above(self.modules)}
         self._agree = {} if agree is None else agree
+        # Of what holds a matrix, the code between may be attention.
+        self.holders = frozenset(
+            holder for one in self.modules if not one._modules for holder in parts.holders(one)
+        ).difference(self.modules)
 
     def serving(self, changed: Collection[nn.Module]) -> Tail | None:
         """What of it serves a variant with these modules changed: all that begins when the change is over."""
@@ -83,6 +92,17 @@ class Tail:
             return forward(states)
         return some_of(forward, arguments, keywords, kept)
 
+    def with_few_queries(self, forward: Forward, kept: Kept) -> Forward:
+        """The forward of one of the holders, in which attention is for the positions that are kept."""
+
+        def run(*arguments: Any, **keywords: Any) -> Any:
+            with FewQueries(kept.chosen, self._agree) as few:
+                output = forward(*arguments, **keywords)
+            kept.has_left_out = kept.has_left_out or few.has_left_out
+            return output
+
+        return run
+
     def is_sound(self, output: Any) -> bool:
         """Whether what a variant gave holds no not-a-number, which would come from positions that are left out."""
         logits = getattr(output, "logits", None)
@@ -118,6 +138,7 @@ class Probe(Tail):
         super().__init__(parts, recorded, modules, agree)
         self.has_begun = False
         self.rowwise = set[nn.Module]()
+        self.holders = frozenset()  # what lies between runs as it is
         self._hidden = hidden
 
     def run(
@@ -150,6 +171,7 @@ class Kept:
 
     Attributes:
         has_left_out: whether others were left out.
+        chosen: what `among` gave, by batch and length.
 
     Examples:
         >>> kept = Kept(1, fewest=4)
@@ -164,7 +186,7 @@ class Kept:
         self.asked = asked
         self._asked = set(asked.tolist()) if isinstance(asked, torch.Tensor) else asked
         self._fewest = fewest
-        self._chosen: dict[tuple[int, int], tuple[int, ...]] = {}
+        self.chosen: dict[tuple[int, int], tuple[int, ...]] = {}
 
     def among(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[int, ...]:
         """Which positions of [batch, positions, width] to compute; none: all, since leaving any out does not pay."""
@@ -172,15 +194,15 @@ class Kept:
         if not isinstance(states, torch.Tensor) or states.dim() != 3:
             return ()
         batch, length = states.shape[:2]
-        if (batch, length) not in self._chosen:
+        if (batch, length) not in self.chosen:
             asked = self._asked
             chosen = set(range(length - asked, length)) if isinstance(asked, int) else set(asked)
             more = iter(range(length - 1, -1, -1))
             while len(chosen) < min(length, math.ceil(self._fewest / batch)):
                 chosen.add(next(more))
             pays = 2 * len(chosen) <= length and min(chosen) >= 0 and max(chosen) < length
-            self._chosen[batch, length] = tuple(sorted(chosen)) if pays else ()
-        return self._chosen[batch, length]
+            self.chosen[batch, length] = tuple(sorted(chosen)) if pays else ()
+        return self.chosen[batch, length]
 
 
 def some_of(forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any], kept: Kept) -> Any:

@@ -6,14 +6,18 @@ The model has many layers and next to no width, so that what is left is Python's
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 import layersurgery as ls
-from tests.benchmarks._sweep_methods import Score, scored
+from layersurgery.sweeps import Executor, Job, Result
+from layersurgery.sweeps._executor import Wanted
+from layersurgery.sweeps._local import LocalExecutor
+from tests.benchmarks._sweep_methods import scored
 from tests.benchmarks._sweep_shapes import Case, Given, llama
 
 FORWARD = 0.050  # seconds of a forward that the share is of
@@ -25,9 +29,9 @@ class Overhead:
     """Seconds per forward that a sweep takes beyond a replay by hand.
 
     Args:
-        seconds: the median of the rounds.
-        lowest: the least.
-        highest: the most.
+        seconds: the median of the micro-batches.
+        lowest: their first quartile.
+        highest: their third.
         by_hand: what the replay by hand takes, per forward.
         same: whether all scores are those of the replay by hand.
     """
@@ -52,49 +56,77 @@ class Overhead:
         return missed
 
 
-def overhead(clock: Callable[[], float], layers: int = 24, rounds: int = 7, device: str = "cpu") -> Overhead:
-    """Measure it, on micro-batches of one sample.
+def overhead(clock: Callable[[], float], layers: int = 24, batches: int = 60, device: str = "cpu") -> Overhead:
+    """Measure it, on micro-batches of one sample: the sweep and the replay by hand take turns, one by one.
 
-    What twelve of them take beyond four is counted: what a sweep does once is no part of a forward.
+    The first ones are not counted: what a sweep does once is no part of a forward.
     """
     with torch.device(device):
-        case = llama(layers=layers, width=64, samples=_MANY, batch=1, tokens=8)
+        case = llama(layers=layers, width=64, samples=batches, batch=1, tokens=8)
     sites = ls.select(case.model)
+    by_hand = Case(case.copied(), case.samples, 1)
     paths = [site.path for site in sites]
-    same = True
-    added: list[float] = []
-    by_hand: list[float] = []
-    for _ in range(rounds + 1):
-        seconds: list[float] = []
-        for count in (_FEW, _MANY):
-            began = clock()
-            table = ls.sweep(case.model, Score(case), range(count), at=sites, batch_size=1)
-            middle = clock()
-            replayed = replay(case, paths, count)
-            seconds += [middle - began, clock() - middle]
-            same = same and bool((table.correct == replayed).all())
-        forwards = (_MANY - _FEW) * (len(sites) + 1)
-        by_hand.append((seconds[3] - seconds[1]) / forwards)
-        added.append((seconds[2] - seconds[0]) / forwards - by_hand[-1])
-    added = added[1:]  # the first warms up
-    return Overhead(statistics.median(added), min(added), max(added), statistics.median(by_hand[1:]), same)
+    turns = _Turns(lambda batch: replay(by_hand, by_hand.batches[batch], paths), clock)
+    oracle = ls.ModelOracle(
+        case.model,
+        lambda model, samples: scored(case.run(model, case.batches[samples[0]])),
+        range(batches),
+        at=sites,
+        do=ls.Zero(),
+        batch_size=1,
+        executor=turns.executor,
+    )
+    read = oracle.read(range(len(sites) + 1), range(batches)).correct
+    same = bool((read == np.concatenate(turns.replayed, axis=1)).all())
+    pairs = [(ours / (len(sites) + 1), theirs / (len(sites) + 1)) for ours, theirs in turns.seconds[_FIRST:]]
+    added = [ours - theirs for ours, theirs in pairs]
+    lowest, median, highest = statistics.quantiles(added, n=4)
+    return Overhead(median, lowest, highest, statistics.median(theirs for _, theirs in pairs), same)
 
 
-_FEW, _MANY = 4, 12
+_FIRST = 4
+
+
+class _Turns:
+    """After each micro-batch of a sweep, its replay by hand.
+
+    Args:
+        replayed_by_hand: replays a micro-batch.
+        clock: gives seconds.
+
+    Attributes:
+        seconds: what each micro-batch took the sweep, and the replay.
+        replayed: the scores of the latter, [rows, 1] each.
+    """
+
+    def __init__(self, replayed_by_hand: Callable[[int], Any], clock: Callable[[], float]) -> None:
+        self.seconds: list[tuple[float, float]] = []
+        self.replayed: list[Any] = []
+        self._replayed_by_hand, self._clock = replayed_by_hand, clock
+
+    def executor(self, job: Job) -> Executor:
+        """One that runs everything in this process, and takes turns."""
+        turns = self
+
+        class TakingTurns(LocalExecutor):
+            def run(
+                self, rows: Sequence[int], columns: Sequence[int], wanted: Wanted, *, whole: bool = False
+            ) -> Generator[Result]:
+                began = turns._clock()
+                for done, result in enumerate(super().run(rows, columns, wanted, whole=whole), start=1):
+                    yield result
+                    if done % len(rows) == 0:
+                        middle = turns._clock()
+                        turns.replayed.append(turns._replayed_by_hand(len(turns.replayed)))
+                        turns.seconds.append((middle - began, turns._clock() - middle))
+                        began = turns._clock()
+
+        return TakingTurns(job)
 
 
 @torch.no_grad()
-def replay(case: Case, paths: list[str], count: int) -> Any:
-    """[sites + 1, n] scores of a Llama whose layers below the site give what they gave, done without any care."""
-    import numpy as np
-
-    columns = [_replay_one(case, given, paths) for given in case.batches[:count]]
-    return np.concatenate(columns, axis=1)
-
-
-def _replay_one(case: Case, given: Given, paths: list[str]) -> Any:
-    import numpy as np
-
+def replay(case: Case, given: Given, paths: list[str]) -> Any:
+    """[sites + 1, 1] scores of a Llama whose layers below the site give what they gave, done without any care."""
     model: Any = case.model
     layers: list[Any] = [model.get_submodule(path.rpartition(".")[0]) for path in paths]
     outputs: list[torch.Tensor] = []

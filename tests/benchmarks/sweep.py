@@ -168,7 +168,7 @@ def _overhead(device: str, layers: int) -> list[str]:
     _say(f"overhead: a sweep beside a replay by hand, without any care; Llama, {layers} layers of width 64, 8 tokens")
     _say(
         f"  by hand {1e3 * found.by_hand:.2f} ms a forward; layersurgery adds {1e3 * found.seconds:.2f} ms "
-        f"({1e3 * found.lowest:.2f} to {1e3 * found.highest:.2f})"
+        f"(half of the micro-batches {1e3 * found.lowest:.2f} to {1e3 * found.highest:.2f})"
     )
     _say(f"  {found.share:.1%} of a forward of {1e3 * FORWARD:.0f} ms; to be reached: {LIMIT:.0%} at most\n")
     return [f"{OVERHEAD}: {one}" for one in found.missed]

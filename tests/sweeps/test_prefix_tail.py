@@ -13,10 +13,12 @@ from torch.overrides import TorchFunctionMode
 import layersurgery as ls
 from layersurgery import testing
 from layersurgery.sweeps._prefix import SharedPrefix
+from layersurgery.sweeps._prefix_attention import FewQueries
 from tests import models
 from tests.sweeps.test_prefix import same
 
 LENGTH = 64
+ATTENTION = nn.functional.scaled_dot_product_attention
 SAMPLES = list(range(4))
 MANY = list(range(24))
 
@@ -33,19 +35,25 @@ def tokens(samples):
     return torch.stack(rows)
 
 
-def scorer(keep=1, **asked):
+def padding(samples):
+    """The first samples are shorter: their first positions are padding."""
+    return torch.stack([(torch.arange(LENGTH) >= 5 * (3 - s)).long() for s in samples])
+
+
+def scorer(keep=1, *, padded=False, **asked):
     """Log-probabilities of a token at the last of the positions asked for."""
 
     @torch.no_grad()
     def score(model, samples):
-        output = model(tokens(samples), use_cache=False, logits_to_keep=keep, **asked)
+        mask = padding(samples) if padded else None
+        output = model(tokens(samples), attention_mask=mask, use_cache=False, logits_to_keep=keep, **asked)
         return output.logits[:, -1].log_softmax(-1)[:, 10].tolist()
 
     return score
 
 
 class Rows(TorchFunctionMode):
-    """Counts the positions that matrices are multiplied with, by the shape of the matrix."""
+    """Counts the positions that matrices are multiplied with, by the shape of the matrix; and queries of attention."""
 
     def __init__(self):
         super().__init__()
@@ -54,6 +62,8 @@ class Rows(TorchFunctionMode):
     def __torch_function__(self, function, types, arguments=(), keywords=None):
         if function is nn.functional.linear:
             self.seen[tuple(arguments[1].shape)] += arguments[0].shape[-2]
+        elif function is ATTENTION:
+            self.seen["queries"] += arguments[0].shape[-2]
         return function(*arguments, **(keywords or {}))
 
 
@@ -73,6 +83,21 @@ def test_the_same_scores_from_fewer_positions(model, keep):
     assert table.notes == ()
     wide = tuple(model.model.layers[0].mlp.up_proj.weight.shape)
     assert few[wide] < all_rows[wide]
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_attention_for_fewer_queries(model, padded):
+    """With torch's causal mask, and with one that is given."""
+    sites = ls.select(model)
+    few, table = positions(model, scorer(padded=padded))
+    all_of_them, _ = positions(model, scorer(0, padded=padded))
+    full = ls.sweep(model, scorer(padded=padded), MANY, batch_size=2, share=False)
+    assert np.array_equal(table.correct, full.correct)
+    assert table.notes == ()
+    # all variants but the last, whose attention is knocked out, need 8 of 64 positions in the last layer
+    spared = (LENGTH - 8) * (len(sites) - 1) * len(MANY) // 2
+    assert 0 < all_of_them["queries"] - few["queries"] <= spared
+    assert all_of_them["queries"] - few["queries"] >= spared - 8 * LENGTH  # looking at it, once
 
 
 def test_which_modules(model):
@@ -134,13 +159,14 @@ def test_not_where_the_scorer_looks_at_hidden_states(model):
 
 
 @pytest.mark.parametrize("most", [2, 1])
-def test_not_where_rows_depend_on_their_number(model, most):
+@pytest.mark.parametrize("rounded", [nn.functional.linear, ATTENTION], ids=["products", "attention"])
+def test_not_where_rows_depend_on_their_number(model, most, rounded):
     """As on processors whose products of few rows come out otherwise in the last digit, perhaps of some shapes only."""
 
     class Rounding(TorchFunctionMode):
         def __torch_function__(self, function, types, arguments=(), keywords=None):
             output = function(*arguments, **(keywords or {}))
-            rounds = function is nn.functional.linear and len(arguments[0]) <= most
+            rounds = function is rounded and len(arguments[0]) <= most
             return output * (1 + 1e-7 * arguments[0].shape[-2]) if rounds else output
 
     sites, samples = ls.select(model), [*MANY, len(MANY)]  # the last one comes alone
@@ -214,3 +240,49 @@ def test_a_check_that_fails_computes_all_positions(model, monkeypatch):
     shared = ls.sweep(model, scorer(), MANY, batch_size=1)
     assert np.array_equal(full.correct, shared.correct)
     assert any("computed in the last layer, too" in note for note in shared.notes)
+
+
+def queries(hidden, heads=2):
+    one = torch.randn(1, heads, LENGTH, 8, generator=torch.Generator().manual_seed(0))
+    one[:, :, hidden] = float("nan")
+    return one
+
+
+MASKS = {
+    "none": None,
+    "true and false": torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril(-1).index_fill_(1, torch.tensor([0]), True),
+    "numbers": torch.randn(1, 1, LENGTH, LENGTH, generator=torch.Generator().manual_seed(1)),
+    "of each head": torch.randn(1, 2, LENGTH, LENGTH, generator=torch.Generator().manual_seed(1)),
+    "the same for all": torch.arange(LENGTH)[None] > 3,
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("chosen", [tuple(range(40, 64)), (1, 3, *range(8, 30))], ids=["last", "some"])
+def test_attention_of_every_kind_of_mask(mask, chosen):
+    hidden = [row for row in range(LENGTH) if row not in chosen]
+    asked, keys, values = queries(hidden), queries([]), queries([]) + 1
+    full = ATTENTION(asked, keys, values, MASKS[mask], scale=0.1)
+    with FewQueries({(1, LENGTH): chosen}, {}) as few:
+        first, second = (ATTENTION(asked, keys, values, attn_mask=MASKS[mask], scale=0.1) for _ in range(2))
+    assert few.has_left_out
+    for one in (first, second):
+        assert torch.equal(one[:, :, chosen], full[:, :, chosen])
+        assert one[:, :, hidden].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("hidden", "given"),
+    [(range(39), {}), (range(40), {"dropout_p": 0.5}), (range(0), {"is_causal": True})],
+    ids=["a query that is a number", "dropout", "all are numbers"],
+)
+def test_attention_that_is_left_as_it_is(hidden, given):
+    asked, keys = queries(list(hidden)), queries([])
+    with FewQueries({(1, LENGTH): tuple(range(40, 64))}, {}) as few:
+        for _ in range(3):
+            torch.manual_seed(0)
+            found = ATTENTION(asked, keys, keys, **given)
+    torch.manual_seed(0)
+    expected = ATTENTION(asked, keys, keys, **given)
+    assert not few.has_left_out
+    assert torch.equal(found.nan_to_num(), expected.nan_to_num())
