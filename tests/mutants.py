@@ -251,7 +251,7 @@ MUTANTS = [
     Mutant(
         "sharing: whoever looks on sees positions that were left out",
         TAIL,
-        " or any(map(hooks_on, self._around))",
+        " or any(map(hooks_on, self.around))",
         "",
         TAILS,
     ),

@@ -14,7 +14,7 @@ from layersurgery.sweeps._notes import Notes
 from layersurgery.sweeps._prefix_map import Map
 from layersurgery.sweeps._prefix_probe import find_tail
 from layersurgery.sweeps._prefix_record import NO_ROOM, Pass, Record, Recorder
-from layersurgery.sweeps._prefix_replay import Moved, Replayer
+from layersurgery.sweeps._prefix_replay import Ground, Moved, Replayer
 from layersurgery.sweeps._prefix_state import Changes, Standing, cannot_share, hooks_on, is_patched
 from layersurgery.sweeps._prefix_tail import Tail
 from layersurgery.sweeps._prefix_zeros import Silence
@@ -78,6 +78,7 @@ class SharedPrefix:
         self._standing: Standing | None = None
         self._tail: Tail | None = None
         self._record = Record()
+        self._ground: Ground | None = None
         self._recorded: list[Pass] = []
         self._notes = Notes()
         self._limit, self._room = limit, Room(model)
@@ -95,7 +96,8 @@ class SharedPrefix:
         own = {
             one.untyped_storage().data_ptr() for one in (*self._parts.root.parameters(), *self._parts.root.buffers())
         }
-        held = [held.tensor for one in self._record.passes for held in one.held]
+        calls = (call for one in self._record.passes for call in one.calls() if call.needed)
+        held = [held.tensor for call in calls for held in call.held]
         storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in held}
         return sum(size for address, size in storages.items() if address not in own)
 
@@ -122,7 +124,7 @@ class SharedPrefix:
 
     def forget(self) -> None:
         """Let go of what is kept."""
-        self._record, self._recorded = Record(), []
+        self._record, self._recorded, self._ground = Record(), [], None
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -155,6 +157,8 @@ class SharedPrefix:
             self._standing = Standing(self._parts.modules)
         elif self._tail is None and self.trims:
             self._tail = find_tail(self._parts, self._record, list(self._sites.values()))
+        at_the_end = self._tail.around if self._tail else frozenset[nn.Module]()
+        self._ground = Ground(self._parts, recorder.passes, self._standing.groups, at_the_end)
 
     @contextmanager
     def replaying(self, site: Site | None, first: int = 0) -> Iterator[None]:
@@ -165,14 +169,14 @@ class SharedPrefix:
             first: which of the recorded calls the first one to come is.
         """
         self.has_answered = self.has_cut = False
-        if not self._record.passes or self._standing is None:
+        if not self._record.passes or self._standing is None or self._ground is None:
             yield
             return
-        changes = self._standing.changes()
+        site_modules = () if site is None else self._modules_of(site)
+        changes = self._standing.changes(None if site is None else self._ground.groups(site_modules))
         unsettled = {pair[0] for pair in changes.attributes & self._volatile}
         changed = changes.made_over | {pair[0] for pair in changes.attributes - self._volatile}
-        if site is not None:
-            changed.update(self._sites[site] if site in self._sites else _modules(self._parts.root, site))
+        changed.update(site_modules)
         record = Record(self._record.passes[first:], self._record.watched) if first else self._record
         tail = self.tail.serving(changed) if self.tail and not unsettled else None
         silent = Silence(changed, None if self._volatile else self._proven)
@@ -182,6 +186,9 @@ class SharedPrefix:
                 yield
         finally:
             self.has_answered, self.has_cut = replayer.has_answered or replayer.has_cut, replayer.has_cut
+
+    def _modules_of(self, site: Site) -> tuple[nn.Module, ...]:
+        return self._sites[site] if site in self._sites else _modules(self._parts.root, site)
 
     def _judge(self, passes: list[Pass], changes: Changes) -> None:
         """Find the calls that cannot be answered for, since they do more than their output shows."""

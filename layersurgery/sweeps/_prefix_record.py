@@ -8,6 +8,7 @@ import weakref
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -15,7 +16,17 @@ from torch import nn
 
 from layersurgery.sweeps._prefix_map import Map
 from layersurgery.sweeps._prefix_state import Chance, World, captured, is_traced
-from layersurgery.sweeps._prefix_values import Clones, Freezer, Held, Print, Reach, UnknownValueError, shallow
+from layersurgery.sweeps._prefix_values import (
+    Clones,
+    Counted,
+    Freezer,
+    Held,
+    Inputs,
+    Print,
+    Reach,
+    UnknownValueError,
+    shallow,
+)
 from layersurgery.sweeps._prefix_zeros import Ending, Endings
 from layersurgery.sweeps._stand_ins import Forward
 
@@ -35,7 +46,7 @@ class Call:
         inside: the calls that it made itself, as far as they are recorded.
         output: what it gave, frozen.
         effects: what it changed of what it was given: number of the holder, and what that holds then, frozen.
-        inputs: what it was given, frozen.
+        inputs: what it was given.
         given: the types of the holders among that, in order.
         held: all tensors of `inputs`, `output` and `effects`.
         needed: whether a site begins after it, while what is around it goes on.
@@ -48,21 +59,19 @@ class Call:
     inside: list[Call] = field(default_factory=list["Call"])
     output: Any = None
     effects: list[tuple[int, Any]] = field(default_factory=list[tuple[int, Any]])
-    inputs: Any = None
+    inputs: Inputs | None = None
     given: tuple[type[Any], ...] = ()
     held: list[Held] = field(default_factory=list[Held])
     needed: bool = True
     problem: str = ""
-    _counted: tuple[list[torch.Tensor], list[int | None]] | None = field(default=None, init=False)
+    _counted: Counted | None = field(default=None, init=False)
 
     @property
     def is_intact(self) -> bool:
         """Whether nobody has written into what it gave, or was given."""
         if self._counted is None:
-            counted = [held for held in self.held if held.version is not None]
-            self._counted = [held.tensor for held in counted], [held.version for held in counted]
-        tensors, versions = self._counted
-        return [tensor._version for tensor in tensors] == versions
+            self._counted = Counted.of(self.held)
+        return self._counted.are_intact
 
     def release(self) -> None:
         """Let go of it: it is not answered for."""
@@ -85,6 +94,8 @@ class Pass:
         events: the modules in the order in which their calls began.
         first: when each module began first.
         top: the call itself.
+        held: all tensors of calls that are answered for.
+        watched: the modules whose calls can be answered for, this one or others, by when they began.
         endings: how sites ended that need not be run where they are knocked out.
         problem: why nothing in it can be answered for; empty: it can.
     """
@@ -95,9 +106,14 @@ class Pass:
     top: Call
     events: list[nn.Module] = field(default_factory=list[nn.Module])
     first: dict[nn.Module, int] = field(default_factory=dict[nn.Module, int])
-    held: list[Held] = field(default_factory=list[Held])
+    held: Counted = field(default_factory=lambda: Counted.of(()))
+    watched: list[tuple[int, nn.Module]] = field(default_factory=list[tuple[int, nn.Module]])
     endings: dict[nn.Module, Ending | None] = field(default_factory=dict["nn.Module", "Ending | None"])
     problem: str = ""
+
+    def watched_before(self, cut: float) -> Iterator[nn.Module]:
+        """Of these, those that began before a cut."""
+        return (module for _, module in self.watched[: bisect_left(self.watched, cut, key=itemgetter(0))])
 
     def cut(self, changed: Collection[nn.Module], parts: Map) -> float:
         """When the first of these modules began; `NEVER` if none takes part.
@@ -144,7 +160,11 @@ class Record:
         for one in passes:
             kept = [call for call in one.calls() if call.needed]
             watched.update(call.module for call in kept)
-            one.held = list({(id(held.tensor), held.version): held for call in kept for held in call.held}.values())
+            held = {(id(held.tensor), held.version): held for call in kept for held in call.held}
+            one.held = Counted.of(held.values())
+        for one in passes:
+            begun = [(one.first[module], module) for module in watched if module in one.first]
+            one.watched = sorted(begun, key=itemgetter(0))
         return cls(passes, watched)
 
 
@@ -220,14 +240,15 @@ class Recorder:
     def _outermost(
         self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]
     ) -> Any:
-        inputs = starting(forward, arguments, keywords)
-        if isinstance(inputs, str):
-            self.left_alone = self.left_alone or inputs
+        why = left_alone(forward, arguments, keywords)
+        if why:
+            self.left_alone = self.left_alone or why
             self._aside = True
             try:
                 return forward(*arguments, **keywords)
             finally:
                 self._aside = False
+        inputs = Freezer().freeze((arguments, keywords))
         here = self._pass = Pass(module, inputs, World.now(), Call(module, 0), [module], {module: 0})
         self._prints = _Prints(Reach.of((arguments, keywords)).tensors)
         chance, self._endings = Chance(of_all=True), Endings(self._tops)
@@ -382,7 +403,7 @@ class _Before:
         except UnknownValueError as error:
             call.problem = f"it gives {error}, which cannot be kept"
             return
-        call.inputs, call.held = self._inputs, self._taken + freezer.held
+        call.inputs, call.held = Inputs(self._inputs), self._taken + freezer.held
         if any(held.tensor.requires_grad for held in call.held) and torch.is_grad_enabled():
             call.problem = "gradients are recorded (score under torch.no_grad())"
         elif freezer.copied_any_of(self._reach.tensors):
@@ -400,8 +421,8 @@ class _Before:
         return "" if captured() == self._captured else "what happens inside it is captured"
 
 
-def starting(forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-    """The inputs of a call by the scorer, frozen; or why it is left alone, and not counted, in words.
+def left_alone(forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> str:
+    """Why a call by the scorer is left alone, and not counted, in words; empty: it is not.
 
     Later steps of a generation, whose KV cache holds something already, are left alone, and traces of nnsight.
     """
@@ -409,8 +430,11 @@ def starting(forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, A
         return "traces of nnsight run in full"
     given = (arguments, keywords)
     try:
-        if Reach.of(given).inside:
+        reach = Reach.of(given)
+        if reach.inside:
             return LATER_STEPS
-        return Freezer().freeze(given)
+        if any(tensor.is_inference() for tensor in reach.tensors):
+            Freezer().freeze(given)  # such are copied, which not all can be
     except UnknownValueError as error:
         return f"calls that are given {error} run in full"
+    return ""

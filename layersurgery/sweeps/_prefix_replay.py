@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Sequence, Set
 from typing import Any
 
 from torch import nn
 
 from layersurgery.sweeps._prefix_map import Map
-from layersurgery.sweeps._prefix_record import Call, Pass, Record, starting
+from layersurgery.sweeps._prefix_record import Call, Pass, Record, left_alone
 from layersurgery.sweeps._prefix_state import World
 from layersurgery.sweeps._prefix_tail import Kept, Tail
 from layersurgery.sweeps._prefix_values import Found, Reach, pour, same, thaw
@@ -36,6 +36,39 @@ class Moved:
         if call.module in self.above:
             return True
         return bool(self.unsettled) and not self.unsettled.isdisjoint(recorded.events[call.begin : call.end])
+
+
+class Ground:
+    """What the answers for a variant rest on: modules that begin before what it changes does.
+
+    Whatever has become of others has no part in what was recorded, and what they do is computed.
+
+    Args:
+        parts: how the model's modules are nested.
+        passes: what was recorded.
+        groups: all modules, in groups.
+        always: modules on which something rests in any case.
+    """
+
+    def __init__(
+        self,
+        parts: Map,
+        passes: Sequence[Pass],
+        groups: Sequence[Sequence[nn.Module]],
+        always: Set[nn.Module],
+    ) -> None:
+        self._parts, self._passes = parts, passes
+        self._always = {number for number, group in enumerate(groups) if not always.isdisjoint(group)}
+        # One that was not called may lend its weights to one that was.
+        self._begins = [[min(one.first.get(module, -1) for module in group) for group in groups] for one in passes]
+
+    def groups(self, changed: Collection[nn.Module]) -> list[int]:
+        """The numbers of the groups with such modules, for a variant with these modules changed."""
+        found = set(self._always)
+        for one, begins in zip(self._passes, self._begins, strict=True):
+            cut = one.cut(changed, self._parts)
+            found.update(number for number, begin in enumerate(begins) if begin < cut)
+        return sorted(found)
 
 
 class Replayer:
@@ -71,8 +104,10 @@ class Replayer:
     @property
     def watched(self) -> set[nn.Module]:
         """The modules whose calls must come here."""
-        silent = self._silent.linear | self._silent.whole
-        return self._record.watched | silent | (self._tail.modules | self._tail.holders if self._tail else frozenset())
+        found = self._silent.linear | self._silent.whole
+        for one in self._record.passes:
+            found.update(one.watched_before(one.cut(self._moved.changed, self._moved.parts)))
+        return found | self._tail.modules | self._tail.holders if self._tail else found
 
     def called(self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """Run a module, in place of its forward, or answer for it."""
@@ -83,19 +118,27 @@ class Replayer:
             zeros = silence(module, arguments, keywords)
             self.has_answered = self.has_answered or zeros is not None
             return forward(*arguments, **keywords) if zeros is None else zeros
-        if self._running:
-            if module in self._silent.whole:
-                output, left_out = self._silent.answer(module, forward, arguments, keywords, self._endings.get(module))
-                self.has_answered = self.has_answered or left_out
+        return (self._inside if self._running else self._outermost)(module, forward, arguments, keywords)
+
+    def _inside(self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        if module in self._silent.whole:
+            output, left_out = self._silent.answer(module, forward, arguments, keywords, self._endings.get(module))
+            self.has_answered = self.has_answered or left_out
+            return output
+        if self._kept is not None and self._tail is not None:
+            if module in self._tail.modules:
+                output = self._tail.run(module, forward, arguments, keywords, self._kept)
+                self.has_cut = self.has_cut or self._kept.has_left_out
                 return output
-            if self._kept is not None and self._tail is not None:
-                if module in self._tail.modules:
-                    output = self._tail.run(module, forward, arguments, keywords, self._kept)
-                    self.has_cut = self.has_cut or self._kept.has_left_out
-                    return output
-                if module in self._tail.holders:
-                    forward = self._tail.with_few_queries(forward, self._kept)
+            if module in self._tail.holders:
+                forward = self._tail.with_few_queries(forward, self._kept)
+        if module in self._record.watched:
             return self._next(module, forward, arguments, keywords)
+        return forward(*arguments, **keywords)
+
+    def _outermost(
+        self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> Any:
         self._running = True
         try:
             self._begin(module, forward, arguments, keywords)
@@ -112,7 +155,7 @@ class Replayer:
     def _begin(self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         """Look up what was recorded of this call by the scorer."""
         self._script, self._line = [], 0
-        if self._count >= len(self._record.passes) or isinstance(starting(forward, arguments, keywords), str):
+        if self._count >= len(self._record.passes) or left_alone(forward, arguments, keywords):
             return
         recorded = self._record.passes[self._count]
         self._count += 1
@@ -158,20 +201,18 @@ class Replayer:
 def script(recorded: Pass, moved: Moved, watched: Collection[nn.Module]) -> list[tuple[nn.Module, Call | None]]:
     """What is to happen at each call of a watched module, in order, up to the cut: the call to answer for, or None."""
     cut = recorded.cut(moved.changed, moved.parts)
-    intact = all(held.is_intact for held in recorded.held)
-
-    def before(call: Call) -> Iterator[Call]:
-        """The outermost calls that had ended when the cut came, and can be answered for."""
+    intact = recorded.held.are_intact
+    answered: dict[int, Call] = {}  # the outermost calls that had ended when the cut came, and can be answered for
+    waiting = [recorded.top]
+    while waiting:
+        call = waiting.pop()
         if call.begin >= cut:
-            return
+            continue
         ended = call.end <= cut and call.needed and not call.problem
         if ended and (intact or call.is_intact) and not moved.touches(recorded, call):
-            yield call
-            return
-        for inside in call.inside:
-            yield from before(inside)
-
-    answered = {call.begin: call for call in before(recorded.top)}
+            answered[call.begin] = call
+        else:
+            waiting += call.inside
     lines: list[tuple[nn.Module, Call | None]] = []
     position, end = 0, min(cut, len(recorded.events))
     while position < end:
@@ -188,6 +229,6 @@ def script(recorded: Pass, moved: Moved, watched: Collection[nn.Module]) -> list
 
 def _takes(call: Call, given: Reach, arguments: tuple[Any, ...], keywords: dict[str, Any], found: Found) -> bool:
     """Whether what was recorded is what the module would give and do now."""
-    if not call.is_intact or tuple(map(type, given.holders)) != call.given:
+    if call.inputs is None or not call.is_intact or tuple(map(type, given.holders)) != call.given:
         return False
-    return same(call.inputs, (arguments, keywords), given.objects, found)
+    return call.inputs.are(arguments, keywords, found, given.objects if call.given else None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import random
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -62,14 +62,26 @@ class Standing:
                 for name, value in held.items():
                     self._look(state.module, name, value)
 
-    def changes(self) -> Changes:
-        """What has changed since."""
-        states = [one for group in self._groups for one in group.others()]
-        attributes = {*self._rewritten()}
-        for state in states:
-            attributes.update((state.module, name) for name in state.replaced())
+    @property
+    def groups(self) -> list[list[nn.Module]]:
+        """All modules, some at a time, as they are looked at."""
+        return [[state.module for state in group.states] for group in self._groups]
+
+    def changes(self, groups: Iterable[int] | None = None) -> Changes:
+        """What has changed since; of some of `groups` at least, by their numbers, or of all."""
+        made_over, attributes = set[nn.Module](), {*self._rewritten()}
+        for number in range(len(self._groups)) if groups is None else groups:
+            group = self._groups[number]
+            others = group.others()
+            if not others:
+                continue
+            replaced = {(state.module, name) for state in others for name in state.replaced()}
+            found = {state.module for state in others if state.is_made_over()}
+            if not replaced and not found:  # hooks of no consequence come and go: told quickly from here on
+                self._groups[number] = _Group(group.states)
+            attributes |= replaced
+            made_over |= found
         modes = {module for module, name in attributes if name == "training"}
-        made_over = {state.module for state in states if state.is_made_over()}
         return Changes(made_over | modes, {pair for pair in attributes if pair[1] != "training"})
 
     def _rewritten(self) -> Iterator[tuple[nn.Module, str]]:
@@ -94,9 +106,7 @@ class Standing:
             self._versions.append((module, name, value, version))
         elif is_holder(value):
             self._contents.append((module, name, value, list(shallow(value))))
-            plain = (
-                value if type(value) in (dict, list) else vars(value) if not isinstance(value, _CONTAINERS) else None
-            )
+            plain = value if type(value) in _CONTAINERS else vars(value) if not isinstance(value, _CONTAINERS) else None
             if plain is None:
                 self._others.append(self._contents[-1])
             else:
@@ -105,22 +115,24 @@ class Standing:
 
 
 _TOGETHER = 16  # about a layer
+_PARTS = 4
 
 
 class _Group:
     """Some modules. Nearly always all are as before when that is asked, so that there is a quick way to tell.
 
-    Tables are equal where they hold the same objects, which Python sees without comparing these. Tensors are told
-    apart by what they are: comparing them would compare all of their numbers.
+    What is looked at lies all over the memory, and is seldom in the processor's cache: as little as possible is. Lists
+    are equal where they hold the same objects, which Python sees without looking at these. Tensors are told apart by
+    what they are: comparing them would compare all of their numbers.
     """
 
     def __init__(self, states: list[_State]) -> None:
-        self._states = states
+        self.states = states
         tables = [table for state in states for table in state.telling]
         weights = [table for state in states for table in state.tables[1:3]]
         self._empty = [table for table in (*tables, *weights) if not table]
         self._tables = [table for table in tables if table]
-        self._was = [dict(table) for table in self._tables]
+        self._names, self._values = _flat(self._tables)
         self._weights = [table for table in weights if table]
         self._tensors = list(chain.from_iterable(map(dict.values, self._weights)))
         self._parameters = [
@@ -133,15 +145,17 @@ class _Group:
         self._outlets = any(
             isinstance(hook, Outlet) for state in states for one in state.hooks for hook in one.values()
         )
-        self._single = [_Group([state]) for state in states] if len(states) > 1 else []
+        size = max(1, len(states) // _PARTS)
+        starts = range(0, len(states), size) if len(states) > 1 else ()
+        self._parts = [_Group(states[start : start + size]) for start in starts]
 
     def others(self) -> list[_State]:
         """Those that are not as before, or may not be."""
         if self._is_as_before():
             return []
-        if len(self._states) == 1:
-            return self._states
-        return [state for group in self._single for state in group.others()]
+        if len(self.states) == 1:
+            return self.states
+        return [state for part in self._parts for state in part.others()]
 
     def _is_as_before(self) -> bool:
         """Whether nothing was put in or taken out, and no parameter written into."""
@@ -149,7 +163,7 @@ class _Group:
         if len(now) != len(self._tensors) or not all(map(operator.is_, now, self._tensors)):
             return False
         try:
-            same = not any(self._empty) and self._tables == self._was
+            same = not any(self._empty) and _flat(self._tables) == (self._names, self._values)
         except Exception:  # others than before, which cannot be compared
             return False
         return (
@@ -161,6 +175,11 @@ class _Group:
 
 
 _VERSION = operator.attrgetter("_version")
+
+
+def _flat(tables: Sequence[dict[Any, Any]]) -> tuple[list[Any], list[Any]]:
+    """The keys and values of some tables."""
+    return list(chain.from_iterable(tables)), list(chain.from_iterable(map(dict.values, tables)))
 
 
 class _State:
@@ -253,6 +272,8 @@ class Chance:
 
 def hooks_on(module: nn.Module) -> tuple[Any, ...]:
     """Hooks on a module that do something of which others may know."""
+    if not module._forward_pre_hooks and not module._forward_hooks:
+        return ()
     hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
     return tuple(hook for hook in hooks if not _is_idle(hook))
 
@@ -260,7 +281,7 @@ def hooks_on(module: nn.Module) -> tuple[Any, ...]:
 def is_looked_into(model: nn.Module) -> bool:
     """Whether there are such hooks inside a model; a scorer may have put some there for the time of its call."""
     inner = (module for module in model.modules() if module is not model)
-    return any((one._forward_hooks or one._forward_pre_hooks) and hooks_on(one) for one in inner)
+    return any(map(hooks_on, inner))
 
 
 def is_patched(module: nn.Module) -> bool:

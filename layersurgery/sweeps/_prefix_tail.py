@@ -34,6 +34,7 @@ class Tail:
     Attributes:
         modules: as above.
         holders: what holds such a matrix, in which attention may then be for some positions only.
+        around: what runs from the first of `modules` on, or holds that.
     """
 
     # Products of very few rows are computed in another way, and others come out to the last bit.
@@ -49,8 +50,8 @@ class Tail:
         self.modules = frozenset(modules)
         self._parts, self._recorded = parts, recorded
         begin = min((recorded.first[module] for module in self.modules), default=len(recorded.events))
-        # What runs from there on, or holds that: a hook there may look at positions that are left out.
-        self._around = {*recorded.events[begin:], *parts.above(self.modules)}
+        # A hook there may look at positions that are left out.
+        self.around = frozenset({*recorded.events[begin:], *parts.above(self.modules)})
         self._agree = {} if agree is None else agree
         # Of what holds a matrix, the code between may be attention.
         self.holders = frozenset(
@@ -59,7 +60,7 @@ class Tail:
 
     def serving(self, changed: Collection[nn.Module]) -> Tail | None:
         """What of it serves a variant with these modules changed: all that begins when the change is over."""
-        if self._around.isdisjoint(changed):
+        if self.around.isdisjoint(changed):
             return self if self.modules else None
         first = self._recorded.first
         over = max(first.get(module, len(self._recorded.events)) for module in changed)
@@ -69,7 +70,7 @@ class Tail:
     def kept(self, recorded: Pass, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Kept | None:
         """The positions that a call asks for; None: all of them, or somebody looks at what modules give."""
         asked = asked_for(keywords)
-        if asked is None or self.modules.isdisjoint(recorded.first) or any(map(hooks_on, self._around)):
+        if asked is None or self.modules.isdisjoint(recorded.first) or any(map(hooks_on, self.around)):
             return None
         if Reach.of((arguments, *keywords.values())).objects:
             return None  # could not be run again, since a cache that it was given is filled by then
@@ -96,6 +97,9 @@ class Tail:
         """The forward of one of the holders, in which attention is for the positions that are kept."""
 
         def run(*arguments: Any, **keywords: Any) -> Any:
+            given = (*arguments, *keywords.values())
+            if not any(kept.among((one,), {}) for one in given if isinstance(one, torch.Tensor)):
+                return forward(*arguments, **keywords)
             with FewQueries(kept.chosen, self._agree) as few:
                 output = forward(*arguments, **keywords)
             kept.has_left_out = kept.has_left_out or few.has_left_out

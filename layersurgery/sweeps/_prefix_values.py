@@ -7,7 +7,7 @@ import functools
 import types
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,25 @@ class Held:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """Tensors that count writes, and their counts at one moment."""
+
+    tensors: list[torch.Tensor]
+    versions: list[int | None]
+
+    @classmethod
+    def of(cls, held: Iterable[Held]) -> Counted:
+        """Of what is kept: those that are kept themselves."""
+        counted = [one for one in held if one.version is not None]
+        return cls([one.tensor for one in counted], [one.version for one in counted])
+
+    @property
+    def are_intact(self) -> bool:
+        """Whether nobody has written into any."""
+        return [tensor._version for tensor in self.tensors] == self.versions
+
+
+@dataclass(frozen=True)
 class Print:
     """What tells a tensor from others without its numbers being kept: it can be recognised, not given out."""
 
@@ -89,8 +108,17 @@ class _Given:
 
 @dataclass(frozen=True)
 class _Row:
+    """A tuple; and itself, where all in it stays as it is unless a count of writes says otherwise."""
+
     kind: type[tuple[Any, ...]]
     entries: tuple[Any, ...]
+    itself: tuple[Any, ...] | None = None
+
+    @classmethod
+    def of(cls, value: tuple[Any, ...], entries: tuple[Any, ...]) -> _Row:
+        kind = type(value)
+        steady = kind is tuple and all(_itself(frozen) is one for frozen, one in zip(entries, value, strict=True))
+        return cls(kind, entries, value if steady else None)
 
 
 @dataclass
@@ -155,7 +183,7 @@ class Freezer:
         elif kind == "unknown":
             raise UnknownValueError(f"a {type(value).__name__}")
         elif kind == "tuple":
-            made = self._done[id(value)] = _Row(type(value), tuple(map(self.freeze, value)))
+            made = self._done[id(value)] = _Row.of(value, tuple(map(self.freeze, value)))
         else:
             made = self._done[id(value)] = _Made(type(value))
             self.fill(made, value)
@@ -212,8 +240,7 @@ def thaw(frozen: Any, given: Sequence[Any] = (), made: dict[int, Any] | None = N
             made[id(frozen)] = frozen.tensor.clone()
         return made[id(frozen)]
     if isinstance(frozen, _Row):
-        entries = [thaw(entry, given, made) for entry in frozen.entries]
-        return frozen.kind(entries) if hasattr(frozen.kind, "n_fields") else tuple.__new__(frozen.kind, entries)
+        return _thaw_row(frozen, given, made) if frozen.itself is None else frozen.itself
     if isinstance(frozen, _Given):
         return given[frozen.number]
     if not isinstance(frozen, _Made):
@@ -222,6 +249,11 @@ def thaw(frozen: Any, given: Sequence[Any] = (), made: dict[int, Any] | None = N
         made[id(frozen)] = fresh = _base(frozen.kind).__new__(frozen.kind)
         pour(frozen, fresh, given, made)
     return made[id(frozen)]
+
+
+def _thaw_row(frozen: _Row, given: Sequence[Any], made: dict[int, Any]) -> tuple[Any, ...]:
+    entries = [thaw(entry, given, made) for entry in frozen.entries]
+    return frozen.kind(entries) if hasattr(frozen.kind, "n_fields") else tuple.__new__(frozen.kind, entries)
 
 
 def pour(frozen: _Made, holder: Any, given: Sequence[Any], made: dict[int, Any]) -> None:
@@ -244,7 +276,53 @@ def pour(frozen: _Made, holder: Any, given: Sequence[Any], made: dict[int, Any])
         set.update(holder, [thaw(one, given, made) for one in frozen.entries])
 
 
+def _itself(frozen: Any) -> Any:
+    """What was frozen, if that is what is given out again; else something that nothing else is."""
+    if isinstance(frozen, Held):
+        return frozen if frozen.version is None else frozen.tensor
+    if isinstance(frozen, _Row):
+        return frozen if frozen.itself is None else frozen.itself
+    return frozen
+
+
 Found = dict[int, tuple[torch.Tensor, int]]
+
+
+class Inputs:
+    """What a call is given, told quickly from other things: nearly always it is the very same again.
+
+    Args:
+        frozen: its arguments and keywords, frozen.
+    """
+
+    def __init__(self, frozen: Any) -> None:
+        positional, named = frozen.entries
+        self._frozen = frozen
+        self._names = tuple(name for name, _ in named.entries)
+        self._each = (*positional.entries, *(one for _, one in named.entries))
+        self._themselves = tuple(map(_itself, self._each))
+
+    def are(
+        self, arguments: tuple[Any, ...], keywords: dict[str, Any], found: Found, given: Sequence[Any] | None = None
+    ) -> bool:
+        """Whether these are just the same, if nobody has written into a tensor that is kept.
+
+        Args:
+            arguments: the arguments.
+            keywords: the keywords.
+            found: as for `same`.
+            given: as for `same`; None: there is nothing among them that can be changed, but tensors.
+        """
+        if given is not None:
+            return same(self._frozen, (arguments, keywords), given, found)
+        values = (*arguments, *keywords.values())
+        if len(values) != len(self._each) or tuple(keywords) != self._names:
+            return False
+        for number, one in enumerate(self._themselves):
+            value = values[number]
+            if value is not one and not (_was_found(one, value, found) or same(self._each[number], value, (), found)):
+                return False
+        return True
 
 
 def same(frozen: Any, value: Any, given: Sequence[Any] = (), found: Found | None = None) -> bool:
@@ -307,21 +385,23 @@ class _Comparison:
         kept = held.tensor
         if value is kept:  # nearly always the very same one
             return held.version is None or kept._version == held.version
-        if self._was_found(kept, value):
+        if _was_found(kept, value, self._found):
             return held.is_intact
         return self._note(kept, value, _are_equal(held, value))
 
     def _same_print(self, printed: Print, value: Any) -> bool:
-        return self._was_found(printed, value) or self._note(printed, value, printed.is_of(value))
-
-    def _was_found(self, kept: torch.Tensor | Print, value: Any) -> bool:
-        before = self._found.get(id(kept))
-        return before is not None and before[0] is value and before[1] == value._version
+        return _was_found(printed, value, self._found) or self._note(printed, value, printed.is_of(value))
 
     def _note(self, kept: torch.Tensor | Print, value: Any, alike: bool) -> bool:
         if alike and not value.is_inference():
             self._found[id(kept)] = value, value._version
         return alike
+
+
+def _was_found(kept: Any, value: Any, found: Found) -> bool:
+    """Whether a value was found to be the same as something that is kept before, and nobody has written into it."""
+    before = found.get(id(kept))
+    return before is not None and before[0] is value and before[1] == value._version
 
 
 def contents(holder: Any) -> tuple[Any, tuple[tuple[str, Any], ...]]:

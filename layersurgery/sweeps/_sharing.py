@@ -132,9 +132,11 @@ class Sharing:
         """The scorer's answer on a variant, while its surgery is in force."""
         if self._prefix is None or self._together is None or self._columns != columns:
             return scored()
-        if self._checked and (self._checked_cut or self._prefix.tail is None):
+        if self._checked:
             with self._together.answering(surgery):
-                return scored()
+                scores = scored()
+            if self._checked_cut or not self._prefix.has_cut:
+                return scores
         with _Outputs.of(self._module) as seen, self._together.answering(surgery):
             scores = scored()
         written, cut = self._together.ran(surgery), self._prefix.has_cut

@@ -73,3 +73,4 @@ class StandIns(AbstractContextManager[None]):
     def _leave(self) -> None:
         for held, stand_in in self._placed:
             stand_in.leave(held)
+        self._placed = []  # not before all are gone

@@ -286,3 +286,44 @@ def test_attention_that_is_left_as_it_is(hidden, given):
     expected = ATTENTION(asked, keys, keys, **given)
     assert not few.has_left_out
     assert torch.equal(found.nan_to_num(), expected.nan_to_num())
+
+
+class Block(nn.Module):
+    """One thing, another, and a feed-forward, of which the block holds the matrices itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.another, self.up, self.down = (nn.Linear(32, 32) for _ in range(4))
+
+    def forward(self, states):
+        states = states + self.one(states).tanh()
+        states = states + self.another(states).tanh()
+        return states + self.down(self.up(states).tanh())
+
+
+class Blocks(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers, self.head = nn.ModuleList([Block() for _ in range(3)]), nn.Linear(32, 8)
+
+    def forward(self, states, logits_to_keep=0):
+        for layer in self.layers:
+            states = layer(states)
+        return self.head(states[:, -logits_to_keep:])
+
+
+def test_feed_forwards_that_a_layer_holds_itself():
+    """What holds them begins before the last site does, and other things that end before it as well."""
+    inputs = torch.randn(1, LENGTH, 32, generator=torch.Generator().manual_seed(1)).repeat(len(MANY), 1, 1)
+
+    @torch.no_grad()
+    def score(model, samples):
+        return model(inputs[samples], logits_to_keep=1)[:, 0, 0].tolist()
+
+    model = Blocks().eval()
+    sites = ls.select(model, pattern="layers.*.another")
+    full = ls.sweep(model, score, MANY, at=sites, batch_size=1, share=False)
+    shared = ls.sweep(model, score, MANY, at=sites, batch_size=1)
+    assert np.array_equal(full.correct, shared.correct)
+    assert shared.notes == ()
