@@ -33,11 +33,11 @@ class Mutant:
 LEDGER, BLOCK, PARAMETERS, TAPS, CLOCK = (
     f"layersurgery/surgery/_{name}.py" for name in ("ledger", "surgery", "parameters", "taps", "clock")
 )
-WATCH, LOCAL, SHARING, STAND_INS, RECORD, REPLAY, STATE, PROBE, TAIL, VALUES = (
+WATCH, LOCAL, SHARING, STAND_INS, RECORD, REPLAY, STATE, PROBE, TAIL, VALUES, ATTENTION = (
     f"layersurgery/sweeps/_{name}.py"
     for name in (
         *("watch", "local", "sharing", "stand_ins"),
-        *(f"prefix_{part}" for part in ("record", "replay", "state", "probe", "tail", "values")),
+        *(f"prefix_{part}" for part in ("record", "replay", "state", "probe", "tail", "values", "attention")),
     )
 )
 GUARDS, SHARED = "tests/sweeps/test_prefix_guards.py", "tests/sweeps/test_sharing.py"
@@ -180,30 +180,59 @@ MUTANTS = [
     Mutant(
         "sharing: it does not matter what a part is given",
         REPLAY,
-        "    return same(call.inputs, (arguments, keywords), given.objects, found)",
+        "    return call.inputs.are(arguments, keywords, found, given.objects if call.given else None)",
         "    return True",
         GUARDS,
     ),
     Mutant(
         "sharing: writes into what is kept go unseen",
-        RECORD,
-        "return [tensor._version for tensor in tensors] == versions",
+        VALUES,
+        "return [tensor._version for tensor in self.tensors] == self.versions",
         "return True",
         GUARDS,
     ),
     Mutant(
         "sharing: other weights below the site go unseen",
         STATE,
-        "        made_over = {state.module for state in states if state.is_made_over()}\n",
-        "        made_over = set[nn.Module]()\n",
+        "            found = {state.module for state in others if state.is_made_over()}\n",
+        "            found = set[nn.Module]()\n",
         GUARDS,
     ),
     Mutant(
         "sharing: the state of a module goes unseen",
         STATE,
-        "        attributes = {*self._rewritten()}\n",
-        "        attributes = set[tuple[nn.Module, str]]()\n        states = []\n",
+        "            replaced = {(state.module, name) for state in others for name in state.replaced()}\n",
+        "            replaced = set[tuple[nn.Module, str]]()\n",
         GUARDS,
+    ),
+    Mutant(
+        "sharing: writes into the state of a module go unseen",
+        STATE,
+        "set[nn.Module](), {*self._rewritten()}",
+        "set[nn.Module](), set[tuple[nn.Module, str]]()",
+        GUARDS,
+    ),
+    Mutant("sharing: what a variant rests on is not looked at", REPLAY, "if begin < cut)", "if begin < 0)", GUARDS),
+    Mutant(
+        "sharing: a changed end of the model goes unseen",
+        REPLAY,
+        "if not always.isdisjoint(group)}",
+        "if not always and group}",
+        TAILS,
+    ),
+    Mutant(
+        "sharing: attention leaves out queries that are numbers",
+        ATTENTION,
+        "if not chosen or not _are_only(rows, query):",
+        "if not chosen:",
+        TAILS,
+    ),
+    Mutant(
+        "sharing: attention of fewer queries may round otherwise",
+        ATTENTION,
+        "self._agree[form] = torch.equal(part, output.index_select(2, rows))",
+        "self._agree[form] = len(part) > 0",
+        TAILS,
     ),
     Mutant("2: a forward of ours stays", STAND_INS, "            stand_in.leave(held)\n", "            pass\n", GUARDS),
     Mutant(

@@ -77,6 +77,7 @@ class SharedPrefix:
         self._volatile: set[tuple[nn.Module, str]] = set()
         self._standing: Standing | None = None
         self._tail: Tail | None = None
+        self._whole = False
         self._record = Record()
         self._ground: Ground | None = None
         self._recorded: list[Pass] = []
@@ -113,8 +114,7 @@ class SharedPrefix:
 
     def compute_all_positions(self, why: str) -> None:
         """From now on, at the end of the model too."""
-        if self._tail is not None:
-            self._tail.modules = frozenset()
+        self._tail, self._whole = None, True
         self._notes.tell(f"positions that are not scored are computed in the last layer, too, since {why}")
 
     def take_fewer(self) -> None:
@@ -137,7 +137,7 @@ class SharedPrefix:
             yield
             return
         if self._standing is None or self._standing.changes():
-            self._standing = Standing(self._parts.modules)
+            self._standing, self._tail = Standing(self._parts.modules), None
         limit = self._room.read() if self._limit is None else self._limit
         recorder = Recorder(self._parts, list(self._sites.values()), self._below, self._copied, limit)
         self._recorded = recorder.passes
@@ -154,8 +154,8 @@ class SharedPrefix:
         self._judge(recorder.passes, changes)
         self._record = Record.of(recorder.passes)
         if changes:
-            self._standing = Standing(self._parts.modules)
-        elif self._tail is None and self.trims:
+            self._standing, self._tail = Standing(self._parts.modules), None
+        elif self._tail is None and self.trims and not self._whole:
             self._tail = find_tail(self._parts, self._record, list(self._sites.values()))
         at_the_end = self._tail.around if self._tail else frozenset[nn.Module]()
         self._ground = Ground(self._parts, recorder.passes, self._standing.groups, at_the_end)

@@ -12,10 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from layersurgery.sweeps._attributes import Attributes
 from layersurgery.sweeps._prefix_map import Map
+from layersurgery.sweeps._prefix_reach import Reach
 from layersurgery.sweeps._prefix_record import Record
 from layersurgery.sweeps._prefix_replay import Moved, Replayer
 from layersurgery.sweeps._prefix_tail import Probe, Tail, asked_for, candidates
-from layersurgery.sweeps._prefix_values import Reach, thaw
+from layersurgery.sweeps._prefix_values import thaw
 from layersurgery.sweeps._prefix_zeros import Silence
 from layersurgery.sweeps._stand_ins import StandIns
 

@@ -15,18 +15,9 @@ import torch
 from torch import nn
 
 from layersurgery.sweeps._prefix_map import Map
+from layersurgery.sweeps._prefix_reach import Reach, UnknownValueError, shallow
 from layersurgery.sweeps._prefix_state import Chance, World, captured, is_traced
-from layersurgery.sweeps._prefix_values import (
-    Clones,
-    Counted,
-    Freezer,
-    Held,
-    Inputs,
-    Print,
-    Reach,
-    UnknownValueError,
-    shallow,
-)
+from layersurgery.sweeps._prefix_values import Clones, Counted, Freezer, Held, Inputs, Print
 from layersurgery.sweeps._prefix_zeros import Ending, Endings
 from layersurgery.sweeps._stand_ins import Forward
 

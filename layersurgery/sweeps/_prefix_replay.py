@@ -9,10 +9,11 @@ from typing import Any
 from torch import nn
 
 from layersurgery.sweeps._prefix_map import Map
+from layersurgery.sweeps._prefix_reach import Reach
 from layersurgery.sweeps._prefix_record import Call, Pass, Record, left_alone
 from layersurgery.sweeps._prefix_state import World
 from layersurgery.sweeps._prefix_tail import Kept, Tail
-from layersurgery.sweeps._prefix_values import Found, Reach, pour, same, thaw
+from layersurgery.sweeps._prefix_values import Found, pour, same, thaw
 from layersurgery.sweeps._prefix_zeros import Ending, Silence, silence
 from layersurgery.sweeps._stand_ins import Forward
 

@@ -18,7 +18,7 @@ from torch import nn
 from layersurgery._foreign import runs_as, runs_compiled
 from layersurgery.surgery._compiled import is_blind_to_hooks
 from layersurgery.surgery._taps import Outlet
-from layersurgery.sweeps._prefix_values import is_holder, shallow
+from layersurgery.sweeps._prefix_reach import is_holder, shallow
 from layersurgery.sweeps._watch import Onlooker
 
 

@@ -11,9 +11,9 @@ from torch import nn
 
 from layersurgery.sweeps._prefix_attention import FewQueries
 from layersurgery.sweeps._prefix_map import Map
+from layersurgery.sweeps._prefix_reach import Reach
 from layersurgery.sweeps._prefix_record import Pass
 from layersurgery.sweeps._prefix_state import hooks_on, is_patched
-from layersurgery.sweeps._prefix_values import Reach
 from layersurgery.sweeps._stand_ins import Forward
 
 

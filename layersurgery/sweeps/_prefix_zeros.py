@@ -10,8 +10,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from layersurgery.sweeps._prefix_reach import Reach, UnknownValueError
 from layersurgery.sweeps._prefix_state import hooks_on, is_patched
-from layersurgery.sweeps._prefix_values import Reach, UnknownValueError
 from layersurgery.sweeps._stand_ins import Forward
 
 

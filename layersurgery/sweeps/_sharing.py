@@ -16,8 +16,9 @@ from layersurgery.sites import Sites
 from layersurgery.surgery import Surgery
 from layersurgery.sweeps._executor import Share
 from layersurgery.sweeps._prefix import SharedPrefix
+from layersurgery.sweeps._prefix_reach import Reach, UnknownValueError
+from layersurgery.sweeps._prefix_tail import Tail
 from layersurgery.sweeps._prefix_record import LATER_STEPS
-from layersurgery.sweeps._prefix_values import Reach, UnknownValueError
 from layersurgery.sweeps._store_values import tensor_digest
 from layersurgery.sweeps._together import Together
 from layersurgery.sweeps._watch import Onlooker
@@ -47,7 +48,8 @@ class Sharing:
         self._enabled = bool(share)
         self._inexact = share == "all"
         self._wrote = False
-        self._checked = self._checked_cut = False
+        self._checked = False
+        self._checked_tail: Tail | None = None
         self._in_full: _InFull | None = None
         self._columns: list[int] | None = None
         self._prepared = False
@@ -135,7 +137,7 @@ class Sharing:
         if self._checked:
             with self._together.answering(surgery):
                 scores = scored()
-            if self._checked_cut or not self._prefix.has_cut:
+            if not self._prefix.has_cut or self._checked_tail is self._prefix.tail:
                 return scores
         with _Outputs.of(self._module) as seen, self._together.answering(surgery):
             scores = scored()
@@ -151,7 +153,7 @@ class Sharing:
         if not same and cut:
             self._prefix.compute_all_positions(f"it made a difference at {surgery}")
         elif same:
-            self._checked, self._checked_cut = True, self._checked_cut or cut
+            self._checked, self._checked_tail = True, self._prefix.tail if cut else self._checked_tail
         else:
             self._give_up(surgery, full, scored)
         return full

@@ -15,9 +15,10 @@ from torch import nn
 from layersurgery.surgery import Surgery
 from layersurgery.sweeps._attributes import Attributes
 from layersurgery.sweeps._prefix import SharedPrefix
+from layersurgery.sweeps._prefix_reach import Reach, UnknownValueError
 from layersurgery.sweeps._prefix_record import Pass
 from layersurgery.sweeps._prefix_state import Chance, World
-from layersurgery.sweeps._prefix_values import Freezer, Reach, UnknownValueError, same, thaw
+from layersurgery.sweeps._prefix_values import Freezer, same, thaw
 from layersurgery.sweeps._stand_ins import Forward, StandIns
 from layersurgery.sweeps._together_cache import Growing
 from layersurgery.sweeps._together_rows import Rowwise, Variant

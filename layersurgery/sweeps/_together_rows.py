@@ -12,7 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from layersurgery.surgery import Surgery
-from layersurgery.sweeps._prefix_values import Reach
+from layersurgery.sweeps._prefix_reach import Reach
 from layersurgery.sweeps._prefix_zeros import silence, silent_among
 from layersurgery.sweeps._stand_ins import Forward
 from layersurgery.sweeps._together_values import CannotError

@@ -15,9 +15,10 @@ from layersurgery.sweeps._attributes import Attributes
 from layersurgery.sweeps._memory import ran_out_of_memory
 from layersurgery.sweeps._notes import Notes
 from layersurgery.sweeps._prefix import SharedPrefix
+from layersurgery.sweeps._prefix_reach import Reach, UnknownValueError
 from layersurgery.sweeps._prefix_record import Call, Pass
 from layersurgery.sweeps._prefix_state import World, is_looked_into
-from layersurgery.sweeps._prefix_values import Freezer, Reach, UnknownValueError, thaw
+from layersurgery.sweeps._prefix_values import Freezer, thaw
 from layersurgery.sweeps._stand_ins import Forward, StandIns
 from layersurgery.sweeps._together_answers import ForwardAnswers
 from layersurgery.sweeps._together_generate import under

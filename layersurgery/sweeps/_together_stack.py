@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from layersurgery.surgery import Surgery
+from layersurgery.sweeps._prefix_reach import Reach, UnknownValueError
 from layersurgery.sweeps._prefix_record import Pass
 from layersurgery.sweeps._prefix_tail import Kept, Tail, some_of
-from layersurgery.sweeps._prefix_values import Freezer, Held, Reach, UnknownValueError, same, thaw
+from layersurgery.sweeps._prefix_values import Freezer, Held, same, thaw
 from layersurgery.sweeps._stand_ins import Forward, StandIns
 from layersurgery.sweeps._together_rows import Rowwise, Variant
 from layersurgery.sweeps._together_values import CannotError

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from layersurgery.sweeps._prefix_values import Freezer, Held, UnknownValueError, thaw
+from layersurgery.sweeps._prefix_reach import UnknownValueError
+from layersurgery.sweeps._prefix_values import Freezer, Held, thaw
 
 
 class CannotError(Exception):

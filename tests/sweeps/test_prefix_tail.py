@@ -327,3 +327,30 @@ def test_feed_forwards_that_a_layer_holds_itself():
     shared = ls.sweep(model, score, MANY, at=sites, batch_size=1)
     assert np.array_equal(full.correct, shared.correct)
     assert shared.notes == ()
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_not_where_the_end_has_changed(number):
+    """A scorer that lets the last feed-forward look at all positions, from one of its calls on."""
+    model = Blocks()
+    model.layers[-1].up = nn.Sequential(nn.Linear(32, 32))
+    model.eval()
+    inputs = torch.randn(1, LENGTH, 32, generator=torch.Generator().manual_seed(1)).repeat(len(MANY), 1, 1)
+    up = model.layers[-1].up
+    sites = ls.select(model, pattern="layers.*.one")
+    found = []
+    for share in (False, True):
+        calls = Counter()
+
+        @torch.no_grad()
+        def score(model, samples, calls=calls):
+            if samples[0] == 1 and calls[1] == number:
+                up.forward = lambda states: type(up).forward(up, states) + states.mean(1, keepdim=True)
+            calls[samples[0]] += 1
+            return model(inputs[samples], logits_to_keep=1)[:, 0, 0].tolist()
+
+        try:
+            found.append(ls.sweep(model, score, MANY, at=sites, batch_size=1, share=share).correct)
+        finally:
+            vars(up).pop("forward", None)
+    assert np.array_equal(*found)
