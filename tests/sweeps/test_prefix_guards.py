@@ -38,12 +38,12 @@ class Layer(nn.Module):
 class Tower(nn.Module):
     """A model of a few layers; what is wrong with it is in its layers, or in how it calls them."""
 
-    def __init__(self, layer=Layer):
+    def __init__(self, layer=Layer, layers=LAYERS):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.embed = nn.Linear(WIDTH, WIDTH)
-            self.layers = nn.ModuleList(layer() for _ in range(LAYERS))
+            self.layers = nn.ModuleList(layer() for _ in range(layers))
             self.head = nn.Linear(WIDTH, 3)
 
     def forward(self, states):
@@ -709,6 +709,40 @@ def test_what_others_do_between_base_and_variant():
     del model.layers[1].factor
     model.layers[0].forward = lambda states: states
     assert in_full() == 4 - 1  # three run their own forward
+
+
+def _written(layer):
+    with torch.no_grad():
+        layer.mlp.bias += 1
+
+
+CHANGES = {
+    "weights": _written,
+    "other weights": lambda layer: setattr(layer.mlp, "bias", nn.Parameter(torch.ones(WIDTH))),
+    "a hook": lambda layer: layer.mlp.register_forward_hook(lambda module, inputs, output: 2 * output),
+    "a forward": lambda layer: setattr(layer, "forward", lambda states: states + layer.mlp(states)),
+    "an attribute": lambda layer: setattr(layer, "factor", 3),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_others_do_anywhere_in_a_larger_model(change):
+    """Only what a variant rests on is looked at: all that begins before it."""
+    many = 12
+    for number in (0, 5, many - 1):
+        model = Tower(layers=many).eval()
+        sites = mixers(model)
+        prefix = SharedPrefix(model, sites)
+        with prefix.recording():
+            run(model)
+        CHANGES[change](model.layers[number])
+        for place, site in enumerate(sites):
+            with ls.Surgery(at=site, do=ls.Zero())(model):
+                full = run(model)
+                with Counting(Layer) as counting, prefix.replaying(site):
+                    assert same(run(model), full)
+            uncounted = int(change == "a forward")
+            assert counting.calls == many - min(place, number) - uncounted
 
 
 def test_a_forward_put_in_place_of_a_modules_own():
