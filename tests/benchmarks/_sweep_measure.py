@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from tests.benchmarks._sweep_methods import CannotRunError, Method, Prefix, Sweep, SweepAll
+from tests.benchmarks._sweep_methods import CannotRunError, HookLoop, Method, Prefix, Sweep, SweepAll
 from tests.benchmarks._sweep_parts import Parts, peak, taken_apart
 from tests.benchmarks._sweep_shapes import Case, Place, Shape
 
@@ -108,18 +108,21 @@ def measure(
         except CannotRunError as error:
             line.problem = str(error)
     rounds = rounds or (1 if size == "quick" else shape.rounds)
-    timed = set[Place]()
-    for number in range(rounds):
-        timed |= _round(case, methods, lines, clock, None if size == "full" else shape.sampled, number)
+    rows = len(methods[0].sites) + 1
+    timed = [Timed.of(case, rows, None if size == "full" else shape.sampled, number) for number in range(rounds)]
+    for one in timed:
+        _round(case, methods, lines, clock, one)
     for method in methods:
         if isinstance(method, Prefix):
             lines[method.name].kept = method.kept
-    every = len(case.batches) * (len(methods[0].sites) + 1)
+    loop = len(set[Place]().union(*(one.loop for one in timed)))
+    others = len(set[Place]().union(*(one.others for one in timed)))
     outcome = Outcome(
         shape.title.format(**settings),
         parts,
         list(lines.values()),
-        f"{rounds} round{'s' * (rounds > 1)}, in which full forwards were timed at {len(timed)} of {every} places",
+        f"{rounds} round{'s' * (rounds > 1)}, in which the loop was timed at {loop} of {len(timed[0].places)} places, "
+        f"others that run full forwards at {others}",
         next((method.notes for method in methods if isinstance(method, Sweep)), ()),
     )
     outcome.missed = list(_missed(outcome, shape, size))
@@ -164,39 +167,72 @@ def _begin(method: Method) -> None:
     method.output((0, 1))
 
 
-def _round(
-    case: Case, methods: list[Method], lines: dict[str, Line], clock: Callable[[], float], sampled: int | None, nth: int
-) -> set[Place]:
-    """One round: all methods take turns, place by place. Returns where full forwards were timed."""
-    places = [(batch, row) for batch in range(len(case.batches)) for row in range(len(methods[0].sites) + 1)]
-    stride = 1 if sampled is None else max(len(places) // sampled, 1)
-    timed = set(places[(stride // 2 + nth) % stride :: stride])
+def _round(case: Case, methods: list[Method], lines: dict[str, Line], clock: Callable[[], float], timed: Timed) -> None:
+    """One round: all methods take turns, place by place, in the order in which the first sweep comes to them."""
     spent = {method.name: 0.0 for method in methods}
-    expected: dict[Place, torch.Tensor] = {}
     found: dict[tuple[str, Place], torch.Tensor] = {}
-    for number, place in enumerate(places):
+
+    def turn(place: Place) -> None:
+        """That of all methods that can run single places."""
         for method in methods:
-            began = clock()
-            if isinstance(method, Sweep):
-                if number == len(places) // 2:
-                    found |= {(method.name, where): output for where, output in method.outputs(clock).items()}
-            elif method.pace == "all" or place in timed:
+            if not isinstance(method, Sweep) and timed.runs(method, place):
+                began = clock()
                 found[method.name, place] = method.output(place)
-            spent[method.name] += clock() - began
-        if place in timed:
-            expected[place] = found[methods[0].name, place]
+                spent[method.name] += clock() - began
+
+    sweeps = [method for method in methods if isinstance(method, Sweep)]
+    for number, method in enumerate(sweeps):
+        others = spent.copy()
+        began = clock()
+        outputs = method.outputs(clock, turn if not number else lambda _: None)
+        waited = sum(spent[name] - others[name] for name in spent)
+        spent[method.name] = clock() - began - waited
+        found |= {(method.name, place): output for place, output in outputs.items()}
+    if not sweeps:
+        for place in timed.places:
+            turn(place)
+    loop = spent[methods[0].name] / len(timed.loop)
     for (name, place), output in found.items():
-        if place in timed:
-            lines[name].compare(output, expected[place])
-    loop = spent[methods[0].name] / len(timed)
+        if place in timed.loop:
+            lines[name].compare(output, found[methods[0].name, place])
     for method in methods:
-        count = len(timed) if method.pace == "any" else len(places)
+        count = len([place for place in timed.places if timed.runs(method, place)])
         once = method.once if isinstance(method, Sweep) else 0.0
         line, mean = lines[method.name], (spent[method.name] - once) / count
         line.ratios.append(loop / mean)
         line.whole.append(loop / (spent[method.name] / count))
         line.cells.append(mean / case.batch_size)
-    return timed
+
+
+@dataclass
+class Timed:
+    """Where forwards that all cost the same are timed.
+
+    Args:
+        places: all places.
+        loop: those of the loop, which all others are compared with.
+        others: those of other such methods, among them.
+    """
+
+    places: list[Place]
+    loop: set[Place]
+    others: set[Place]
+
+    @classmethod
+    def of(cls, case: Case, rows: int, sampled: int | None, nth: int) -> Timed:
+        """In one round; `sampled` is how many places others are timed at, None: all."""
+        places = [(batch, row) for batch in range(len(case.batches)) for row in range(rows)]
+        stride = 1 if sampled is None else max(len(places) // sampled, 1)
+        often = max(stride // _OFTENER, 1)
+        others = set(places[(stride // 2 + nth) % stride :: stride])
+        return cls(places, others | set(places[(often // 2 + nth) % often :: often]), others)
+
+    def runs(self, method: Method, place: Place) -> bool:
+        """Whether a method runs there."""
+        return method.pace != "any" or place in (self.loop if isinstance(method, HookLoop) else self.others)
+
+
+_OFTENER = 3  # what the loop takes is in each ratio
 
 
 def _largest(one: torch.Tensor, other: torch.Tensor) -> float:

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 import layersurgery as ls
-from layersurgery.sweeps import _prefix
+from layersurgery.sweeps import Result, _prefix
 from layersurgery.sweeps._executor import Share
 from layersurgery.sweeps._prefix import SharedPrefix
 from tests.benchmarks._sweep_shapes import ASKED, Case, Given, Place, together
+from tests.benchmarks._sweep_turns import in_turns
 
 
 class CannotRunError(Exception):
@@ -140,7 +141,7 @@ class Prefix(Method):
 
 
 class Sweep(Method):
-    """`ls.sweep`, as a user calls it."""
+    """`ls.sweep`, evaluation by evaluation."""
 
     name = "layersurgery"
     pace = "at once"
@@ -151,15 +152,15 @@ class Sweep(Method):
         self.notes: tuple[str, ...] = ()
         self.once = 0.0
 
-    def outputs(self, clock: Callable[[], float]) -> dict[Place, torch.Tensor]:
-        """What each micro-batch gives in each row.
+    def outputs(self, clock: Callable[[], float], turn: Callable[[Place], None]) -> dict[Place, torch.Tensor]:
+        """What each micro-batch gives in each row; after each of them others have their turn.
 
         `once` is then what a run does once, however many samples there are: its check, and the look at what of the last
         layer is needed at scored positions only.
         """
         score = Score(self.case, clock=clock)
         with _timed(_prefix, "find_tail", clock) as looked:
-            table = self._table(score)
+            table = self._table(score, turn)
         self.notes, self.once = table.notes, score.check + sum(looked)
         if table.text is None:
             raise CannotRunError("the table has no texts, which tell the outputs apart")
@@ -181,10 +182,14 @@ class Sweep(Method):
         except _EnoughError:
             pass
 
-    def _table(self, score: Score) -> ls.ScoreTable:
+    def _table(self, score: Score, turn: Callable[[Place], None] = lambda _: None) -> ls.ScoreTable:
         samples = range(len(self.case.samples))
         size = self.case.batch_size
-        return ls.sweep(self.model, score, samples, at=self.sites, batch_size=size, share=self.share)
+
+        def done(result: Result) -> None:
+            turn((result.columns[0] // size, result.row))
+
+        return in_turns(self.model, score, samples, self.sites, size, done, self.share)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ The model has many layers and next to no width, so that what is left is Python's
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,10 @@ import numpy as np
 import torch
 
 import layersurgery as ls
-from layersurgery.sweeps import Executor, Job, Result
-from layersurgery.sweeps._executor import Wanted
-from layersurgery.sweeps._local import LocalExecutor
+from layersurgery.sweeps import Result
 from tests.benchmarks._sweep_methods import scored
 from tests.benchmarks._sweep_shapes import Case, Given, llama
+from tests.benchmarks._sweep_turns import in_turns
 
 FORWARD = 0.050  # seconds of a forward that the share is of
 LIMIT = 0.03
@@ -66,62 +65,32 @@ def overhead(clock: Callable[[], float], layers: int = 24, batches: int = 60, de
     sites = ls.select(case.model)
     by_hand = Case(case.copied(), case.samples, 1)
     paths = [site.path for site in sites]
-    turns = _Turns(lambda batch: replay(by_hand, by_hand.batches[batch], paths), clock)
-    oracle = ls.ModelOracle(
-        case.model,
-        lambda model, samples: scored(case.run(model, case.batches[samples[0]])),
-        range(batches),
-        at=sites,
-        do=ls.Zero(),
-        batch_size=1,
-        executor=turns.executor,
-    )
-    read = oracle.read(range(len(sites) + 1), range(batches)).correct
-    same = bool((read == np.concatenate(turns.replayed, axis=1)).all())
-    pairs = [(ours / (len(sites) + 1), theirs / (len(sites) + 1)) for ours, theirs in turns.seconds[_FIRST:]]
+    seconds: list[tuple[float, float]] = []
+    replayed: list[Any] = []
+    done, began = 0, 0.0
+
+    def turn(_: Result) -> None:
+        nonlocal done, began
+        done += 1
+        if done % (len(sites) + 1) == 0:
+            middle = clock()
+            replayed.append(replay(by_hand, by_hand.batches[len(replayed)], paths))
+            seconds.append((middle - began, clock() - middle))
+            began = clock()
+
+    def score(model: Any, samples: Sequence[int]) -> Any:
+        return scored(case.run(model, case.batches[samples[0]]))
+
+    began = clock()
+    table = in_turns(case.model, score, range(batches), sites, 1, turn)
+    same = bool((table.correct == np.concatenate(replayed, axis=1)).all())
+    pairs = [(ours / (len(sites) + 1), theirs / (len(sites) + 1)) for ours, theirs in seconds[_FIRST:]]
     added = [ours - theirs for ours, theirs in pairs]
     lowest, median, highest = statistics.quantiles(added, n=4)
     return Overhead(median, lowest, highest, statistics.median(theirs for _, theirs in pairs), same)
 
 
-_FIRST = 4
-
-
-class _Turns:
-    """After each micro-batch of a sweep, its replay by hand.
-
-    Args:
-        replayed_by_hand: replays a micro-batch.
-        clock: gives seconds.
-
-    Attributes:
-        seconds: what each micro-batch took the sweep, and the replay.
-        replayed: the scores of the latter, [rows, 1] each.
-    """
-
-    def __init__(self, replayed_by_hand: Callable[[int], Any], clock: Callable[[], float]) -> None:
-        self.seconds: list[tuple[float, float]] = []
-        self.replayed: list[Any] = []
-        self._replayed_by_hand, self._clock = replayed_by_hand, clock
-
-    def executor(self, job: Job) -> Executor:
-        """One that runs everything in this process, and takes turns."""
-        turns = self
-
-        class TakingTurns(LocalExecutor):
-            def run(
-                self, rows: Sequence[int], columns: Sequence[int], wanted: Wanted, *, whole: bool = False
-            ) -> Generator[Result]:
-                began = turns._clock()
-                for done, result in enumerate(super().run(rows, columns, wanted, whole=whole), start=1):
-                    yield result
-                    if done % len(rows) == 0:
-                        middle = turns._clock()
-                        turns.replayed.append(turns._replayed_by_hand(len(turns.replayed)))
-                        turns.seconds.append((middle - began, turns._clock() - middle))
-                        began = turns._clock()
-
-        return TakingTurns(job)
+_FIRST = 4  # micro-batches that are not counted
 
 
 @torch.no_grad()

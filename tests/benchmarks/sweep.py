@@ -3,7 +3,7 @@
 All of them knock out each layer's attention in turn on the same samples. They take turns forward by forward, in one
 run on one thread, and processor time counts (on an accelerator the time on the wall). What the plain loop of full
 forwards with a hook takes is 1.0. It costs the same at every site, and so do its like: unless asked to run in full,
-they are timed at some of the sites only. layersurgery runs all of them, always.
+they are timed at some of the sites only, the loop at more of them. layersurgery runs all of them, always.
 
 The bound is what the loop would gain if all that need not be computed took no time: what lies below a site, and its
 attention itself.
