@@ -61,8 +61,9 @@ class WrongPrefix(Prefix):
 
 
 class WrongAll(SweepAll):
-    def outputs(self, clock):
-        return {place: output + 1e-3 * torch.arange(1024) for place, output in super().outputs(clock).items()}
+    def outputs(self, clock, turn):
+        found = super().outputs(clock, turn)
+        return {place: output + 1e-3 * torch.arange(1024) for place, output in found.items()}
 
 
 def test_other_logits_are_missed():
@@ -130,7 +131,7 @@ def test_a_peer_that_is_not_there_or_does_not_take_the_model_says_so(monkeypatch
 
 
 def test_overhead_is_that_over_layers_called_by_hand():
-    found = overhead(time.process_time, layers=2, rounds=1)
+    found = overhead(time.process_time, layers=2, batches=8)
     assert found.same
     assert found.lowest <= found.seconds <= found.highest
     assert Overhead(0.001, 0.001, 0.001, 0.01, True).missed == []

@@ -15,9 +15,9 @@ from layersurgery.sweeps._prefix_map import Map
 from layersurgery.sweeps._prefix_probe import find_tail
 from layersurgery.sweeps._prefix_record import NO_ROOM, Pass, Record, Recorder
 from layersurgery.sweeps._prefix_replay import Ground, Moved, Replayer
-from layersurgery.sweeps._prefix_state import Changes, Standing, cannot_share, hooks_on, is_patched
+from layersurgery.sweeps._prefix_state import Changes, Standing, cannot_share, cannot_share_here
 from layersurgery.sweeps._prefix_tail import Tail
-from layersurgery.sweeps._prefix_zeros import Silence
+from layersurgery.sweeps._prefix_zeros import Silence, SiteParts
 from layersurgery.sweeps._stand_ins import StandIns
 from layersurgery.sweeps._usage import Room
 
@@ -73,6 +73,7 @@ class SharedPrefix:
         for site, modules in self._sites.items():
             for holder in self._parts.above(_around(model, site)[1]):
                 self._below.setdefault(holder, []).append(modules)
+        self._site_parts = SiteParts.of(())
         self._copied: set[nn.Module] = set()
         self._volatile: set[tuple[nn.Module, str]] = set()
         self._standing: Standing | None = None
@@ -131,15 +132,18 @@ class SharedPrefix:
         """Around the scorer's call on the unmodified model; what was recorded before is forgotten."""
         self.forget()
         self.lacked_memory = False
-        reason = cannot_share(self._parts.root, self._parts.modules)
+        reason = cannot_share_here(self._parts.root)
+        if not reason and (self._standing is None or self._standing.changes()):
+            self._standing = self._tail = None
+            reason = cannot_share(self._parts.modules)
         if reason:
             self._notes.tell(f"nothing of the model is shared between variants, since {reason}")
             yield
             return
-        if self._standing is None or self._standing.changes():
-            self._standing, self._tail = Standing(self._parts.modules), None
+        if self._standing is None:
+            self._standing, self._site_parts = Standing(self._parts.modules), SiteParts.of(self._sites.values())
         limit = self._room.read() if self._limit is None else self._limit
-        recorder = Recorder(self._parts, list(self._sites.values()), self._below, self._copied, limit)
+        recorder = Recorder(self._parts, self._site_parts, self._below, self._copied, limit)
         self._recorded = recorder.passes
         with StandIns(self._parts.modules, recorder.called):
             yield
@@ -151,11 +155,11 @@ class SharedPrefix:
             return
         changes = self._standing.changes()
         self._volatile |= changes.attributes
-        self._judge(recorder.passes, changes)
-        self._record = Record.of(recorder.passes)
         if changes:
             self._standing, self._tail = Standing(self._parts.modules), None
-        elif self._tail is None and self.trims and not self._whole:
+        self._judge(recorder.passes, changes, self._standing)
+        self._record = Record.of(recorder.passes)
+        if not changes and self._tail is None and self.trims and not self._whole:
             self._tail = find_tail(self._parts, self._record, list(self._sites.values()))
         at_the_end = self._tail.around if self._tail else frozenset[nn.Module]()
         self._ground = Ground(self._parts, recorder.passes, self._standing.groups, at_the_end)
@@ -190,11 +194,9 @@ class SharedPrefix:
     def _modules_of(self, site: Site) -> tuple[nn.Module, ...]:
         return self._sites[site] if site in self._sites else _modules(self._parts.root, site)
 
-    def _judge(self, passes: list[Pass], changes: Changes) -> None:
+    def _judge(self, passes: list[Pass], changes: Changes, standing: Standing) -> None:
         """Find the calls that cannot be answered for, since they do more than their output shows."""
         changing = changes.made_over | {module for module, _ in changes.attributes}
-        patched = {module for module in self._parts.modules if is_patched(module)}
-        hooked = {module for module in self._parts.modules if hooks_on(module)}
         above = changing | self._parts.above(changing)
         for one in passes:
             for call in one.calls():
@@ -204,9 +206,9 @@ class SharedPrefix:
                 why = call.problem or one.problem
                 if not why and (call.module in above or not inside.isdisjoint(changing)):
                     why = "its state changes in each call"
-                elif not why and not inside.isdisjoint(patched):
+                elif not why and not inside.isdisjoint(standing.patched):
                     why = "a forward was put in place of its own"
-                elif not why and not (inside - {call.module}).isdisjoint(hooked):
+                elif not why and not (inside - {call.module}).isdisjoint(standing.hooked):
                     why = "there are hooks inside it"
                 elif not why and not call.is_intact:
                     why = "others write into what it takes or gives (from the second batch on, that is copied)"

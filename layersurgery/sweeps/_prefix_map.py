@@ -30,6 +30,7 @@ class Map:
         self.modules = list(model.modules())
         self.paths = {module: name or type(model).__name__ for name, module in model.named_modules()}
         self._holders: defaultdict[nn.Module, list[nn.Module]] = defaultdict(list)
+        self._above: dict[frozenset[nn.Module], frozenset[nn.Module]] = {}
         known = set(self.modules)
         for holder in self.modules:
             for held in (*holder.children(), *_in_attributes(holder)):
@@ -42,15 +43,21 @@ class Map:
         """The modules that hold a module directly."""
         return self._holders.get(module, [])
 
-    def above(self, modules: Iterable[nn.Module]) -> set[nn.Module]:
+    def above(self, modules: Iterable[nn.Module]) -> frozenset[nn.Module]:
         """All modules that hold one of these, directly or not."""
+        wanted = frozenset(modules)
+        if wanted not in self._above:
+            self._above[wanted] = self._find_above(wanted)
+        return self._above[wanted]
+
+    def _find_above(self, modules: Iterable[nn.Module]) -> frozenset[nn.Module]:
         found = set[nn.Module]()
         waiting = list(modules)
         while waiting:
             new = [holder for holder in self.holders(waiting.pop()) if holder not in found]
             found.update(new)
             waiting += new
-        return found
+        return frozenset(found)
 
 
 def _is_matrix(parameter: nn.Parameter | None) -> bool:

@@ -6,7 +6,7 @@ import math
 import threading
 import weakref
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
@@ -18,7 +18,7 @@ from layersurgery.sweeps._prefix_map import Map
 from layersurgery.sweeps._prefix_reach import Reach, UnknownValueError, shallow
 from layersurgery.sweeps._prefix_state import Chance, World, captured, is_traced
 from layersurgery.sweeps._prefix_values import Clones, Counted, Freezer, Held, Inputs, Print
-from layersurgery.sweeps._prefix_zeros import Ending, Endings
+from layersurgery.sweeps._prefix_zeros import Ending, Endings, SiteParts
 from layersurgery.sweeps._stand_ins import Forward
 
 LATER_STEPS = "calls with a KV cache that holds something already, such as later steps of a generation, run in full"
@@ -88,6 +88,7 @@ class Pass:
         held: all tensors of calls that are answered for.
         watched: the modules whose calls can be answered for, this one or others, by when they began.
         endings: how sites ended that need not be run where they are knocked out.
+        pays: whether it may pay to leave positions out at its end.
         problem: why nothing in it can be answered for; empty: it can.
     """
 
@@ -100,6 +101,7 @@ class Pass:
     held: Counted = field(default_factory=lambda: Counted.of(()))
     watched: list[tuple[int, nn.Module]] = field(default_factory=list[tuple[int, nn.Module]])
     endings: dict[nn.Module, Ending | None] = field(default_factory=dict["nn.Module", "Ending | None"])
+    pays: bool = True
     problem: str = ""
 
     def watched_before(self, cut: float) -> Iterator[nn.Module]:
@@ -114,14 +116,21 @@ class Pass:
         """
         found = NEVER
         for module in changed:
-            level = {module}
-            while level:
-                begun = [self.first[one] for one in level if one in self.first]
-                if begun:
-                    found = min(found, *begun)
-                    break
-                level = {holder for one in level for holder in parts.holders(one)}
+            begun = self.first.get(module)
+            if begun is None:
+                begun = min(self._begun_above(module, parts), default=NEVER)
+            found = min(found, begun)
         return found
+
+    def _begun_above(self, module: nn.Module, parts: Map) -> list[int]:
+        """When the nearest modules began of those that hold one, directly or not."""
+        level = set(parts.holders(module))
+        while level:
+            begun = [self.first[one] for one in level if one in self.first]
+            if begun:
+                return begun
+            level = {holder for one in level for holder in parts.holders(one)}
+        return []
 
     def calls(self) -> Iterator[Call]:
         """All recorded calls."""
@@ -164,7 +173,7 @@ class Recorder:
 
     Args:
         parts: how the model's modules are nested.
-        sites: the sites, each as its modules.
+        sites: the sites.
         below: the modules that hold sites, and these sites; inside of them calls are recorded one by one.
         copied: modules whose inputs or output are written into by others, so that copies are kept.
         limit: bytes that may be kept; None: any number.
@@ -179,7 +188,7 @@ class Recorder:
     def __init__(
         self,
         parts: Map,
-        sites: Sequence[tuple[nn.Module, ...]],
+        sites: SiteParts,
         below: Mapping[nn.Module, list[tuple[nn.Module, ...]]],
         copied: Collection[nn.Module],
         limit: int | None = None,
@@ -190,8 +199,7 @@ class Recorder:
         self.lacked_memory = False
         self._parts, self._sites, self._below = parts, sites, below
         self._copied = copied
-        self._tops = frozenset(part for site in sites for part in site if part._modules)
-        self._endings = Endings(self._tops)
+        self._endings = Endings(self._sites)
         self._thread = threading.get_ident()
         self._pass: Pass | None = None
         self._around: list[Call | None] = []
@@ -242,7 +250,7 @@ class Recorder:
         inputs = Freezer().freeze((arguments, keywords))
         here = self._pass = Pass(module, inputs, World.now(), Call(module, 0), [module], {module: 0})
         self._prints = _Prints(Reach.of((arguments, keywords)).tensors)
-        chance, self._endings = Chance(of_all=True), Endings(self._tops)
+        chance, self._endings = Chance(of_all=True), Endings(self._sites)
         try:
             output = self._recorded(here.top, forward, arguments, keywords)
         except BaseException:
@@ -303,7 +311,7 @@ class Recorder:
 
         And of what a single site needs and is quickly computed: norms, activations, tables.
         """
-        sites = self._sites if end == NEVER else self._below.get(around.module, ())
+        sites = self._sites.sites if end == NEVER else self._below.get(around.module, ())
         cuts = sorted(here.cut(site, self._parts) for site in sites)
         for call in calls:
             first = bisect_left(cuts, call.end)
@@ -325,8 +333,9 @@ class _Prints:
         self.keep(kept)
 
     def keep(self, tensors: Iterable[torch.Tensor]) -> None:
-        """These are kept."""
-        self._kept.update({_address(one): weakref.ref(one) for one in tensors if one.layout == torch.strided})
+        """These are kept; small ones share no memory with what is looked for."""
+        large = (one for one in tensors if one.nbytes >= _LARGE and one.layout == torch.strided)
+        self._kept.update({_address(one): weakref.ref(one) for one in large})
 
     def of(self, tensor: torch.Tensor) -> Print | None:
         """What to keep in place of a tensor that a module is given; None: the tensor."""

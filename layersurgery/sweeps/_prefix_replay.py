@@ -14,7 +14,7 @@ from layersurgery.sweeps._prefix_record import Call, Pass, Record, left_alone
 from layersurgery.sweeps._prefix_state import World
 from layersurgery.sweeps._prefix_tail import Kept, Tail
 from layersurgery.sweeps._prefix_values import Found, pour, same, thaw
-from layersurgery.sweeps._prefix_zeros import Ending, Silence, silence
+from layersurgery.sweeps._prefix_zeros import Silence, silence
 from layersurgery.sweeps._stand_ins import Forward
 
 
@@ -99,7 +99,7 @@ class Replayer:
         self._running = False
         self._script: list[tuple[nn.Module, Call | None]] = []
         self._line = 0
-        self._endings: dict[nn.Module, Ending | None] = {}
+        self._recorded: Pass | None = None
         self._found: Found = {}
 
     @property
@@ -123,7 +123,8 @@ class Replayer:
 
     def _inside(self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         if module in self._silent.whole:
-            output, left_out = self._silent.answer(module, forward, arguments, keywords, self._endings.get(module))
+            ending = self._recorded.endings.get(module) if self._recorded else None
+            output, left_out = self._silent.answer(module, forward, arguments, keywords, ending)
             self.has_answered = self.has_answered or left_out
             return output
         if self._kept is not None and self._tail is not None:
@@ -148,10 +149,12 @@ class Replayer:
                 self._tail = self._kept = None
                 self._stop("positions that are not scored matter in a variant: such calls run in full")
                 output = forward(*arguments, **keywords)
+            elif self._recorded is not None and self._kept is not None:
+                self._recorded.pays = self._kept.pays
             return output
         finally:
             self._running = False
-            self._script, self._endings, self._kept, self._found = [], {}, None, {}
+            self._script, self._recorded, self._kept, self._found = [], None, None, {}
 
     def _begin(self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         """Look up what was recorded of this call by the scorer."""
@@ -169,8 +172,8 @@ class Replayer:
             return
         if not recorded.problem:
             self._script = script(recorded, self._moved, self._record.watched)
-            self._endings = recorded.endings
-            self._kept = self._tail.kept(recorded, arguments, keywords) if self._tail else None
+            self._recorded = recorded
+            self._kept = self._tail.kept(recorded, arguments, keywords) if self._tail and recorded.pays else None
 
     def _next(self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         if self._line >= len(self._script):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -66,6 +67,21 @@ class Standing:
     def groups(self) -> list[list[nn.Module]]:
         """All modules, some at a time, as they are looked at."""
         return [[state.module for state in group.states] for group in self._groups]
+
+    @property
+    def modules(self) -> Iterator[nn.Module]:
+        """All modules."""
+        return (state.module for group in self._groups for state in group.states)
+
+    @cached_property
+    def patched(self) -> set[nn.Module]:
+        """Those with a forward that others have put there; to be asked for as long as nothing has changed."""
+        return set(filter(is_patched, self.modules))
+
+    @cached_property
+    def hooked(self) -> set[nn.Module]:
+        """Those with hooks that do something of which others may know; likewise."""
+        return set(filter(hooks_on, self.modules))
 
     def changes(self, groups: Iterable[int] | None = None) -> Changes:
         """What has changed since; of some of `groups` at least, by their numbers, or of all."""
@@ -303,14 +319,19 @@ def captured() -> dict[str, int]:
     return {name: len(found) for name, found in collected.items()} if collected else {}
 
 
-def cannot_share(root: nn.Module, modules: Iterable[nn.Module]) -> str:
-    """Why nothing of this model can be answered for, in words; empty: there is no such reason."""
+def cannot_share(modules: Iterable[nn.Module]) -> str:
+    """Why nothing of a model made of these can be answered for, in words; empty: there is no such reason."""
     for module in modules:
         form = runs_as(type(module))
         if form in _FORMS and (form != "copies" or len(vars(module)["device_ids"]) > 1):
             return _FORMS[form]
         if runs_compiled(module):
             return "it is compiled"
+    return ""
+
+
+def cannot_share_here(root: nn.Module) -> str:
+    """Why nothing of a model can be answered for in this process as it is, in words; empty: no such reason."""
     if is_blind_to_hooks([root], False):
         return "it is compiled"
     everywhere = nn.modules.module

@@ -192,6 +192,11 @@ class Kept:
         self._fewest = fewest
         self.chosen: dict[tuple[int, int], tuple[int, ...]] = {}
 
+    @property
+    def pays(self) -> bool:
+        """Whether some may be left out of what it was asked about, or it was not asked."""
+        return not self.chosen or any(self.chosen.values())
+
     def among(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[int, ...]:
         """Which positions of [batch, positions, width] to compute; none: all, since leaving any out does not pay."""
         states = arguments[0] if len(arguments) == 1 and not keywords else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -61,24 +61,51 @@ class Ending:
         )
 
 
+@dataclass(frozen=True)
+class SiteParts:
+    """What sites are made of.
+
+    Args:
+        sites: the sites, each as its modules.
+        tops: those of the modules that hold others, whose endings are of interest.
+        linear: of each of these, the linear modules in it.
+        all_linear: all of those.
+    """
+
+    sites: list[tuple[nn.Module, ...]]
+    tops: frozenset[nn.Module]
+    linear: dict[nn.Module, frozenset[nn.Linear]]
+    all_linear: frozenset[nn.Linear]
+
+    @classmethod
+    def of(cls, sites: Iterable[tuple[nn.Module, ...]]) -> SiteParts:
+        """As they are now."""
+        sites = list(sites)
+        tops = frozenset(part for site in sites for part in site if part._modules)
+        linear = {top: frozenset(one for one in top.modules() if isinstance(one, nn.Linear)) for top in tops}
+        return cls(sites, tops, linear, frozenset[nn.Linear]().union(*linear.values()))
+
+
 @dataclass
 class Endings:
     """Looks for endings in one call of the unmodified model.
 
     Args:
-        tops: the modules whose endings are of interest.
+        parts: the sites, of whose modules it looks for those that end so.
         found: theirs; None: it does not end so, or runs more than once.
     """
 
-    tops: Collection[nn.Module]
+    parts: SiteParts
     found: dict[nn.Module, Ending | None] = field(default_factory=dict["nn.Module", "Ending | None"])
     _last: tuple[nn.Linear, torch.Tensor, int] | None = None
 
     def followed(self, module: nn.Module, forward: Forward) -> Forward:
         """A module's forward, of which notice is taken."""
-        if module in self.tops:
+        if module in self.parts.tops:
             return self._of_top(module, forward)
-        return self._of_linear(module, forward) if type(module) is nn.Linear else forward
+        if type(module) is nn.Linear and module in self.parts.all_linear:
+            return self._of_linear(module, forward)
+        return forward
 
     def close(self, steady: bool) -> dict[nn.Module, Ending | None]:
         """What was found, at the end of the call; nothing where it is not `steady`, but draws random numbers."""
@@ -114,11 +141,11 @@ class Endings:
         if self._last is None or self._last[1] is not row[0] or any(one is not None for one in row[1:]):
             return None
         linear, first, version = self._last
-        if linear not in set(module.modules()) or linear.in_features < _MANY or first._version != version:
+        if linear not in self.parts.linear[module] or linear.in_features < _MANY or first._version != version:
             return None
         if not first.is_contiguous() or not math.isfinite(_sum(first)):
             return None
-        widths = {one.in_features for one in module.modules() if isinstance(one, nn.Linear)}
+        widths = {one.in_features for one in self.parts.linear[module]}
         like = torch.zeros((), dtype=first.dtype, device=first.device).expand(first.shape)
         entries = len(row) if row is output else 0
         return Ending(linear, like, entries, tuple(tensor.shape for tensor in tensors), frozenset(widths))
@@ -158,7 +185,7 @@ class Silence:
         """
         if ending is None or ending.linear not in self.linear or not ending.fits(arguments, keywords):
             return forward(*arguments, **keywords), False
-        kind = (*ending.kind, *((name, type(part)) for name, part in module.named_modules()))
+        kind = (*ending.kind, _makeup(module))
         if kind not in self._proven:
             output = forward(*arguments, **keywords)
             self._proven[kind] = _is_silence(output, ending)
@@ -221,7 +248,12 @@ def _is_zero(parameter: torch.Tensor | None) -> bool:
         return True
     plain = type(parameter) in (torch.Tensor, nn.Parameter) and parameter.layout == torch.strided
     single = plain and not any(parameter.stride()) and not parameter.is_meta and parameter.numel() > 0
-    return single and not parameter[(0,) * parameter.dim()].item()
+    return single and not parameter.detach().as_strided((), ()).item()
+
+
+def _makeup(module: nn.Module) -> tuple[Any, ...]:
+    """Its type, and that of all that it holds, by their names."""
+    return type(module), *((name, _makeup(part)) for name, part in module._modules.items() if part is not None)
 
 
 def _given(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> list[torch.Tensor] | None:

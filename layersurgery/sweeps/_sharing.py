@@ -17,8 +17,8 @@ from layersurgery.surgery import Surgery
 from layersurgery.sweeps._executor import Share
 from layersurgery.sweeps._prefix import SharedPrefix
 from layersurgery.sweeps._prefix_reach import Reach, UnknownValueError
-from layersurgery.sweeps._prefix_tail import Tail
 from layersurgery.sweeps._prefix_record import LATER_STEPS
+from layersurgery.sweeps._prefix_tail import Tail
 from layersurgery.sweeps._store_values import tensor_digest
 from layersurgery.sweeps._together import Together
 from layersurgery.sweeps._watch import Onlooker
