@@ -131,11 +131,11 @@ def test_a_peer_that_is_not_there_or_does_not_take_the_model_says_so(monkeypatch
 
 
 def test_overhead_is_that_over_layers_called_by_hand():
-    found = overhead(time.process_time, layers=2, batches=8)
+    found = overhead(time.process_time, llama(layers=2, width=64, samples=8, batch=1, tokens=8))
     assert found.same
     assert found.lowest <= found.seconds <= found.highest
-    assert Overhead(0.001, 0.001, 0.001, 0.01, True).missed == []
-    assert len(Overhead(0.050 * LIMIT * 1.1, 0.0, 1.0, 0.01, False).missed) == 2
+    assert Overhead(0.001, 0.001, 0.001, 0.05, True).missed == []
+    assert len(Overhead(0.050 * LIMIT * 1.1, 0.0, 1.0, 0.05, False).missed) == 2
 
 
 def test_the_command_prints_a_table_and_says_what_was_missed(monkeypatch, capsys):
