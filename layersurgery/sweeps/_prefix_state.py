@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import operator
 import random
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -130,7 +131,7 @@ class Standing:
                 self._copies.append(plain.copy())
 
 
-_TOGETHER = 16  # about a layer
+_TOGETHER = 32  # some layers
 _PARTS = 4
 
 
@@ -147,10 +148,13 @@ class _Group:
         tables = [table for state in states for table in state.telling]
         weights = [table for state in states for table in state.tables[1:3]]
         self._empty = [table for table in (*tables, *weights) if not table]
-        self._tables = [table for table in tables if table]
-        self._names, self._values = _flat(self._tables)
+        self._tables = [table for table in tables if type(table) is dict and table]
+        self._hooks = [table for table in tables if type(table) is not dict and table]
         self._weights = [table for table in weights if table]
-        self._tensors = list(chain.from_iterable(map(dict.values, self._weights)))
+        self._values_of = _quickest_for((*self._tables, *self._weights))
+        self._names, self._values = list(chain.from_iterable(self._tables)), self._values_of(*self._tables)
+        self._hooked = _flat(self._hooks)
+        self._tensors = self._values_of(*self._weights)
         self._parameters = [
             one for state in states for one, version in state.parameters.values() if version is not None
         ]
@@ -175,11 +179,14 @@ class _Group:
 
     def _is_as_before(self) -> bool:
         """Whether nothing was put in or taken out, and no parameter written into."""
-        now = list(chain.from_iterable(map(dict.values, self._weights)))
+        now = self._values_of(*self._weights)
         if len(now) != len(self._tensors) or not all(map(operator.is_, now, self._tensors)):
             return False
         try:
-            same = not any(self._empty) and _flat(self._tables) == (self._names, self._values)
+            same = not any(self._empty) and self._values_of(*self._tables) == self._values
+            same = (
+                same and list(chain.from_iterable(self._tables)) == self._names and _flat(self._hooks) == self._hooked
+            )
         except Exception:  # others than before, which cannot be compared
             return False
         return (
@@ -193,9 +200,24 @@ class _Group:
 _VERSION = operator.attrgetter("_version")
 
 
+def _values(*tables: dict[Any, Any]) -> list[Any]:
+    """What is in some tables."""
+    return list(chain.from_iterable(map(dict.values, tables)))
+
+
+def _quickest_for(tables: Sequence[dict[Any, Any]]) -> Callable[..., list[Any]]:
+    """What tells the values of these: the garbage collector, which follows them in one go, where it finds the same.
+
+    It finds others in tables that keep more than their values, or lend them to an object.
+    """
+    found, values = gc.get_referents(*tables), _values(*tables)
+    same = len(found) == len(values) and all(map(operator.is_, found, values))
+    return gc.get_referents if same else _values
+
+
 def _flat(tables: Sequence[dict[Any, Any]]) -> tuple[list[Any], list[Any]]:
     """The keys and values of some tables."""
-    return list(chain.from_iterable(tables)), list(chain.from_iterable(map(dict.values, tables)))
+    return list(chain.from_iterable(tables)), _values(*tables)
 
 
 class _State:
