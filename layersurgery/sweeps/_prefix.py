@@ -76,6 +76,7 @@ class SharedPrefix:
         self._site_parts = SiteParts.of(())
         self._copied: set[nn.Module] = set()
         self._volatile: set[tuple[nn.Module, str]] = set()
+        self._draws = True  # as far as is known
         self._standing: Standing | None = None
         self._tail: Tail | None = None
         self._whole = False
@@ -143,11 +144,11 @@ class SharedPrefix:
         if self._standing is None:
             self._standing, self._site_parts = Standing(self._parts.modules), SiteParts.of(self._sites.values())
         limit = self._room.read() if self._limit is None else self._limit
-        recorder = Recorder(self._parts, self._site_parts, self._below, self._copied, limit)
+        recorder = Recorder(self._parts, self._site_parts, self._below, self._copied, limit, each=self._draws)
         self._recorded = recorder.passes
         with StandIns(self._parts.modules, recorder.called):
             yield
-        self.lacked_memory = recorder.lacked_memory
+        self.lacked_memory, self._draws = recorder.lacked_memory, recorder.drew
         if recorder.left_alone:
             self._notes.tell(recorder.left_alone)
         if recorder.problem:

@@ -21,6 +21,7 @@ from layersurgery.sweeps._prefix_values import Clones, Counted, Freezer, Held, I
 from layersurgery.sweeps._prefix_zeros import Ending, Endings, SiteParts
 from layersurgery.sweeps._stand_ins import Forward
 
+_DRAWS = "it draws random numbers"
 LATER_STEPS = "calls with a KV cache that holds something already, such as later steps of a generation, run in full"
 NO_ROOM = "there is not the memory to keep it"
 NEVER = math.inf  # as a cut: nothing that was changed takes part
@@ -177,12 +178,14 @@ class Recorder:
         below: the modules that hold sites, and these sites; inside of them calls are recorded one by one.
         copied: modules whose inputs or output are written into by others, so that copies are kept.
         limit: bytes that may be kept; None: any number.
+        each: whether to see of each call if it draws random numbers; if not, of the scorer's calls as a whole.
 
     Attributes:
         passes: the calls of the scorer.
         problem: why nothing of the model can be answered for, in words; empty: it can.
         left_alone: why some calls were not recorded, in words.
         lacked_memory: whether something was not kept since there was no room.
+        drew: whether torch's random numbers were drawn.
     """
 
     def __init__(
@@ -192,6 +195,8 @@ class Recorder:
         below: Mapping[nn.Module, list[tuple[nn.Module, ...]]],
         copied: Collection[nn.Module],
         limit: int | None = None,
+        *,
+        each: bool = True,
     ) -> None:
         self.passes: list[Pass] = []
         self.problem = ""
@@ -199,6 +204,8 @@ class Recorder:
         self.lacked_memory = False
         self._parts, self._sites, self._below = parts, sites, below
         self._copied = copied
+        self.drew = False
+        self._each = each
         self._endings = Endings(self._sites)
         self._thread = threading.get_ident()
         self._pass: Pass | None = None
@@ -260,6 +267,8 @@ class Recorder:
             self._pass = None
             self._around.clear()
             here.endings = self._endings.close(chance.is_untouched())
+        if not chance.is_untouched():
+            self.drew, here.problem = True, "" if self._each else _DRAWS
         if not chance.others_are_untouched():
             here.problem = "it draws random numbers with Python's or numpy's generator"
         self._prune(here.top, [here.top], NEVER, here)
@@ -268,7 +277,8 @@ class Recorder:
 
     def _recorded(self, call: Call, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         copies = call.module in self._copied
-        before = _Before(arguments, keywords, self._clones, copies, self._prints.of)
+        chance = Chance() if self._each else None
+        before = _Before((arguments, keywords), self._clones, copies, self._prints.of, chance)
         self._around.append(call if call.module in self._below else None)
         try:
             output = forward(*arguments, **keywords)
@@ -363,22 +373,22 @@ class _Before:
 
     def __init__(
         self,
-        arguments: tuple[Any, ...],
-        keywords: dict[str, Any],
+        given: tuple[tuple[Any, ...], dict[str, Any]],
         clones: Clones,
         copies: bool,
         prints: Callable[[torch.Tensor], Print | None],
+        chance: Chance | None,
     ) -> None:
         self.problem = ""
         self._clones = clones
-        self._chance = Chance()
+        self._chance = chance
         self._captured = captured()
         self._reach = Reach([], [], [])
         self._inputs, self._taken = None, list[Held]()
         try:
-            self._reach = Reach.of((arguments, *keywords.values()))
+            self._reach = Reach.of((given[0], *given[1].values()))
             freezer = Freezer(self._reach.objects, copies, clones, prints)
-            self._inputs, self._taken = freezer.freeze((arguments, keywords)), freezer.held
+            self._inputs, self._taken = freezer.freeze(given), freezer.held
         except UnknownValueError as error:
             self.problem = f"it is given {error}, which cannot be looked into"
         self._holders = [(holder, list(shallow(holder))) for holder in self._reach.holders]
@@ -416,8 +426,8 @@ class _Before:
             written = tensor._version != was if isinstance(was, int) else not torch.equal(tensor, was)
             if written:
                 return "it writes into what it is given"
-        if not self._chance.is_untouched():
-            return "it draws random numbers"
+        if self._chance is not None and not self._chance.is_untouched():
+            return _DRAWS
         return "" if captured() == self._captured else "what happens inside it is captured"
 
 

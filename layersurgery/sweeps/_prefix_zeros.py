@@ -23,14 +23,18 @@ class Ending:
 
     Args:
         linear: the module at the end.
-        output: like what it gave, with no memory of its own.
+        shape: of what it gave.
+        dtype: its type.
+        device: where it is.
         entries: how many entries the tuple had in which it was given first, the others None; 0: it was no tuple.
         inputs: the shapes of the tensors that the module was given.
         widths: how wide inputs of the linear modules inside are.
     """
 
     linear: nn.Linear
-    output: torch.Tensor
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
     entries: int
     inputs: tuple[torch.Size, ...]
     widths: frozenset[int]
@@ -38,11 +42,11 @@ class Ending:
     @property
     def kind(self) -> tuple[Any, ...]:
         """What numbers are computed with."""
-        return self.output.dtype, self.output.device
+        return self.dtype, self.device
 
     def zeros(self) -> Any:
         """What the module gives when it is silent."""
-        zeros = torch.zeros(self.output.shape, dtype=self.output.dtype, device=self.output.device)
+        zeros = torch.zeros(self.shape, dtype=self.dtype, device=self.device)
         return (zeros, *[None] * (self.entries - 1)) if self.entries else zeros
 
     def fits(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
@@ -51,7 +55,7 @@ class Ending:
         return (
             tensors is not None
             and not torch.is_grad_enabled()
-            and not torch.is_autocast_enabled(self.output.device.type)
+            and not torch.is_autocast_enabled(self.device.type)
             and tuple(tensor.shape for tensor in tensors) == self.inputs
             and all(
                 math.isfinite(_sum(tensor))
@@ -69,12 +73,14 @@ class SiteParts:
         sites: the sites, each as its modules.
         tops: those of the modules that hold others, whose endings are of interest.
         linear: of each of these, the linear modules in it.
+        widths: of each, how wide inputs of those are.
         all_linear: all of those.
     """
 
     sites: list[tuple[nn.Module, ...]]
     tops: frozenset[nn.Module]
     linear: dict[nn.Module, frozenset[nn.Linear]]
+    widths: dict[nn.Module, frozenset[int]]
     all_linear: frozenset[nn.Linear]
 
     @classmethod
@@ -83,7 +89,8 @@ class SiteParts:
         sites = list(sites)
         tops = frozenset(part for site in sites for part in site if part._modules)
         linear = {top: frozenset(one for one in top.modules() if isinstance(one, nn.Linear)) for top in tops}
-        return cls(sites, tops, linear, frozenset[nn.Linear]().union(*linear.values()))
+        widths = {top: frozenset(one.in_features for one in found) for top, found in linear.items()}
+        return cls(sites, tops, linear, widths, frozenset[nn.Linear]().union(*linear.values()))
 
 
 @dataclass
@@ -145,10 +152,9 @@ class Endings:
             return None
         if not first.is_contiguous() or not math.isfinite(_sum(first)):
             return None
-        widths = {one.in_features for one in self.parts.linear[module]}
-        like = torch.zeros((), dtype=first.dtype, device=first.device).expand(first.shape)
         entries = len(row) if row is output else 0
-        return Ending(linear, like, entries, tuple(tensor.shape for tensor in tensors), frozenset(widths))
+        shapes = tuple(tensor.shape for tensor in tensors)
+        return Ending(linear, first.shape, first.dtype, first.device, entries, shapes, self.parts.widths[module])
 
 
 class Silence:
@@ -268,8 +274,8 @@ def _given(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> list[torch.T
 def _is_silence(output: Any, ending: Ending) -> bool:
     """Whether this is what `ending.zeros()` gives, to the last bit."""
     row: tuple[Any, ...] = output if ending.entries and type(output) is tuple else (output,)
-    first, like = row[0] if row else None, ending.output
+    first = row[0] if row else None
     if len(row) != max(1, ending.entries) or any(one is not None for one in row[1:]) or type(first) is not torch.Tensor:
         return False
-    alike = first.dtype == like.dtype and first.shape == like.shape and first.is_contiguous()
+    alike = first.dtype == ending.dtype and first.shape == ending.shape and first.is_contiguous()
     return alike and not first.any().item() and not first.signbit().any().item()

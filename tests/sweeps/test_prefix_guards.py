@@ -178,6 +178,43 @@ def test_chance(layer):
     assert "it draws random numbers" in prefix.notes[0]
 
 
+LATE = {"drawing": False}
+
+
+class DrawsLate(Layer):
+    def forward(self, states):
+        output = super().forward(states)
+        return output + torch.rand(states.shape) if LATE["drawing"] else output
+
+
+def test_chance_that_comes_late():
+    """Single calls are looked at only where random numbers were drawn before."""
+
+    def score(model):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return run(model)
+
+    model = Tower()
+    model.layers[2] = DrawsLate()
+    model.eval()
+    sites = mixers(model)
+    prefix = SharedPrefix(model, sites)
+    counts = []
+    for drawing in (False, True, True):
+        LATE["drawing"] = drawing
+        with prefix.recording():
+            score(model)
+        with ls.Surgery(at=sites[3], do=ls.Zero())(model):
+            full = score(model)
+            with Counting(Layer) as counting, prefix.replaying(sites[3]):
+                assert same(score(model), full)
+        counts.append(counting.calls)
+    LATE["drawing"] = False
+    assert counts == [1, LAYERS, 2]  # all, and then all that does not end before random numbers are drawn
+    assert any("it draws random numbers" in note for note in prefix.notes)
+
+
 class WritesIntoItsInput(Layer):
     def forward(self, states):
         return states.add_(super().forward(states))
