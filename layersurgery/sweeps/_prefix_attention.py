@@ -60,7 +60,8 @@ class FewQueries(TorchFunctionMode):
         def full() -> torch.Tensor:
             return _ATTENTION(query, key, value, attn_mask, dropout_p, is_causal, **others)
 
-        batched = query.dim() == 4 and not dropout_p
+        plain = all(type(one) is torch.Tensor for one in (query, key, value, attn_mask) if one is not None)
+        batched = plain and query.dim() == 4 and not dropout_p
         chosen = self._chosen.get((query.shape[0], query.shape[2]), ()) if batched else ()
         rows = torch.tensor(chosen, device=query.device, dtype=torch.long)
         if not chosen or not _are_only(rows, query):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention.bias import causal_lower_right
 from torch.overrides import TorchFunctionMode
 
 import layersurgery as ls
@@ -273,8 +274,13 @@ def test_attention_of_every_kind_of_mask(mask, chosen):
 
 @pytest.mark.parametrize(
     ("hidden", "given"),
-    [(range(39), {}), (range(40), {"dropout_p": 0.5}), (range(0), {"is_causal": True})],
-    ids=["a query that is a number", "dropout", "all are numbers"],
+    [
+        (range(39), {}),
+        (range(40), {"dropout_p": 0.5}),
+        (range(0), {"is_causal": True}),
+        (range(40), {"attn_mask": causal_lower_right(LENGTH, LENGTH)}),
+    ],
+    ids=["a query that is a number", "dropout", "all are numbers", "a mask of a kind of its own"],
 )
 def test_attention_that_is_left_as_it_is(hidden, given):
     asked, keys = queries(list(hidden)), queries([])
