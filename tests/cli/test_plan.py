@@ -38,8 +38,8 @@ def test_a_search_takes_what_was_planned(planted, task, confirm):
     found = ls.talo(planted.model, scorer, pool, **settings)
     low, high = planned.evaluations
     assert low <= found.evaluations - 15 * found.decision.redraws <= high
-    # the later rounds are small batches, which a tiny model gains nothing by
-    assert planned.seconds[0] / 4 < found.seconds < planned.seconds[1] * 4
+    # the later rounds are small batches, which a tiny model gains nothing by; and others may be at work meanwhile
+    assert planned.seconds[0] / 4 < found.seconds < planned.seconds[1] * 10
     assert planned.sites == len(found.table.sites)
     assert planned.samples + planned.confirm == (100 if confirm != "others" else 180)
     assert planned.batch_size == 16
