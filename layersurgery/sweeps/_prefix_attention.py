@@ -9,6 +9,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 _ATTENTION = torch.nn.functional.scaled_dot_product_attention
+_FINE = (torch.float32, torch.float64)
 
 
 class FewQueries(TorchFunctionMode):
@@ -16,7 +17,8 @@ class FewQueries(TorchFunctionMode):
 
     Each row of what it gives depends on that row of the queries, and is not-a-number where that is. A kernel may
     compute a row otherwise among fewer rows, so that for each shape it runs in full once, and all must agree to the
-    last bit.
+    last bit. In half precision all is computed: what it gives is rounded so coarsely there that another order of sums
+    shows in a number of some thousands only.
 
     Args:
         chosen: for [batch, positions], the positions that are kept; empty: all.
@@ -61,7 +63,7 @@ class FewQueries(TorchFunctionMode):
             return _ATTENTION(query, key, value, attn_mask, dropout_p, is_causal, **others)
 
         plain = all(type(one) is torch.Tensor for one in (query, key, value, attn_mask) if one is not None)
-        batched = plain and query.dim() == 4 and not dropout_p
+        batched = plain and query.dim() == 4 and not dropout_p and query.dtype in _FINE
         chosen = self._chosen.get((query.shape[0], query.shape[2]), ()) if batched else ()
         rows = torch.tensor(chosen, device=query.device, dtype=torch.long)
         if not chosen or not _are_only(rows, query):
