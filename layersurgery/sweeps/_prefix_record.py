@@ -266,8 +266,9 @@ class Recorder:
         finally:
             self._pass = None
             self._around.clear()
-            here.endings = self._endings.close(chance.is_untouched())
-        if not chance.is_untouched():
+            steady = chance.is_untouched()
+            here.endings = self._endings.close(steady)
+        if not steady:
             self.drew, here.problem = True, "" if self._each else _DRAWS
         if not chance.others_are_untouched():
             here.problem = "it draws random numbers with Python's or numpy's generator"

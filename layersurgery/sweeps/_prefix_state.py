@@ -183,9 +183,11 @@ class _Group:
         if len(now) != len(self._tensors) or not all(map(operator.is_, now, self._tensors)):
             return False
         try:
-            same = not any(self._empty) and self._values_of(*self._tables) == self._values
             same = (
-                same and list(chain.from_iterable(self._tables)) == self._names and _flat(self._hooks) == self._hooked
+                not any(self._empty)
+                and self._values_of(*self._tables) == self._values
+                and list(chain.from_iterable(self._tables)) == self._names
+                and _flat(self._hooks) == self._hooked
             )
         except Exception:  # others than before, which cannot be compared
             return False

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import layersurgery as ls
-from layersurgery.sweeps import Executor, Job, Result
+from layersurgery.sweeps import Result
 from layersurgery.sweeps._executor import Share, Wanted
 from layersurgery.sweeps._local import LocalExecutor
 
@@ -33,11 +33,8 @@ def in_turns(
                 yield result
                 turn(result)
 
-    def executor(job: Job) -> Executor:
-        return TakingTurns(job)
-
     oracle = ls.ModelOracle(
-        model, score, samples, at=at, do=ls.Zero(), batch_size=batch_size, share=share, executor=executor
+        model, score, samples, at=at, do=ls.Zero(), batch_size=batch_size, share=share, executor=TakingTurns
     )
     oracle.read(range(oracle.n_sites + 1), range(oracle.n_samples))
     return oracle.table(range(oracle.n_samples))
