@@ -173,8 +173,8 @@ MUTANTS = [
     Mutant(
         "7: a site that never ran counts",
         LOCAL,
-        "ran = self._watch.ran(site) or",
-        "ran = True or",
+        "        if not ran and not (",
+        "        if False and not (",
         SWEEP,
     ),
     Mutant(

@@ -77,7 +77,7 @@ class LocalExecutor:
             self._sharing.expect(variants * math.ceil(new / max(1, size)))
         in_force = nullcontext() if self._job.under is None else self._job.under(self._job.model)
         try:
-            with in_force, self._watch.watching():
+            with in_force, self._watch.throughout():
                 while left:
                     batch = left if whole else left[: self._most]
                     all_done = yield from self._run_batch(sorted(rows), batch, wanted, whole)
@@ -161,18 +161,16 @@ class LocalExecutor:
         if len(left) > 2 and self._sharing.lacks(columns):  # recalled from a store, or read before
             self._sharing.base(columns, to_come, lambda: self._scored(0, columns), ahead)
         self._sharing.prepare(columns, to_come)
-        self._watch.forget()
-        with surgery(job.model):
+        ran = self._sharing.ran(surgery, columns)
+        with self._watch.on(site) if ran is None else nullcontext():
             scores = self._sharing.variant(surgery, columns, scored)
-            by_weights = surgery.steps[0].do.what == "parameters"
-            ran = self._watch.ran(site) or self._sharing.ran(surgery)
-            ran = ran or (by_weights and self._is_used(row, columns[0]))
-            if not ran:
-                first, last = job.names[columns[0]], job.names[columns[-1]]
-                raise ScoringError(
-                    f"site {str(site)!r} never ran while samples {first!r} to {last!r} were scored, so "
-                    "nothing is known of it. Leave it out, or make sure that the scorer runs this part of the model"
-                )
+        ran = self._watch.ran(site) if ran is None else ran
+        if not ran and not (surgery.steps[0].do.what == "parameters" and self._is_used(row, columns[0])):
+            first, last = job.names[columns[0]], job.names[columns[-1]]
+            raise ScoringError(
+                f"site {str(site)!r} never ran while samples {first!r} to {last!r} were scored, so "
+                "nothing is known of it. Leave it out, or make sure that the scorer runs this part of the model"
+            )
         return scores
 
     def _is_used(self, row: int, column: int) -> bool:

@@ -85,6 +85,7 @@ class SharedPrefix:
         self._recorded: list[Pass] = []
         self._notes = Notes()
         self._limit, self._room = limit, Room(model)
+        self._ran: set[nn.Module] | None = None
         self.has_answered = self.has_cut = self.lacked_memory = False
         self.trims = True
 
@@ -126,7 +127,13 @@ class SharedPrefix:
 
     def forget(self) -> None:
         """Let go of what is kept."""
-        self._record, self._recorded, self._ground = Record(), [], None
+        self._record, self._recorded, self._ground, self._ran = Record(), [], None, None
+
+    def ran(self, sites: Iterable[Site]) -> bool | None:
+        """Whether any module of these sites was called in the last recording; None: that is not known."""
+        if self._ran is None:
+            return None
+        return any(not self._ran.isdisjoint(self._modules_of(site)) for site in sites)
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -148,6 +155,7 @@ class SharedPrefix:
         self._recorded = recorder.passes
         with StandIns(self._parts.modules, recorder.called):
             yield
+        self._ran = recorder.ran
         self.lacked_memory, self._draws = recorder.lacked_memory, recorder.drew
         if recorder.left_alone:
             self._notes.tell(recorder.left_alone)

@@ -186,6 +186,7 @@ class Recorder:
         left_alone: why some calls were not recorded, in words.
         lacked_memory: whether something was not kept since there was no room.
         drew: whether torch's random numbers were drawn.
+        ran: all modules that were called, in calls that were not recorded, too.
     """
 
     def __init__(
@@ -205,6 +206,7 @@ class Recorder:
         self._parts, self._sites, self._below = parts, sites, below
         self._copied = copied
         self.drew = False
+        self.ran: set[nn.Module] = set()
         self._each = each
         self._endings = Endings(self._sites)
         self._thread = threading.get_ident()
@@ -218,6 +220,7 @@ class Recorder:
 
     def called(self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """Run a module, in place of its forward."""
+        self.ran.add(module)
         if threading.get_ident() != self._thread:
             self.problem = "it runs in several threads"
             return forward(*arguments, **keywords)

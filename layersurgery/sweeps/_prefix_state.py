@@ -21,7 +21,10 @@ from layersurgery._foreign import runs_as, runs_compiled
 from layersurgery.surgery._compiled import is_blind_to_hooks
 from layersurgery.surgery._taps import Outlet
 from layersurgery.sweeps._prefix_reach import is_holder, shallow
-from layersurgery.sweeps._watch import Onlooker
+
+
+class Onlooker:
+    """Whoever hooks its methods into a model only looks: what modules give is the same with it and without it."""
 
 
 @dataclass

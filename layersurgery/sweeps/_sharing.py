@@ -18,10 +18,10 @@ from layersurgery.sweeps._executor import Share
 from layersurgery.sweeps._prefix import SharedPrefix
 from layersurgery.sweeps._prefix_reach import Reach, UnknownValueError
 from layersurgery.sweeps._prefix_record import LATER_STEPS
+from layersurgery.sweeps._prefix_state import Onlooker
 from layersurgery.sweeps._prefix_tail import Tail
 from layersurgery.sweeps._store_values import tensor_digest
 from layersurgery.sweeps._together import Together
-from layersurgery.sweeps._watch import Onlooker
 
 Scored = Callable[[], "Scores | float"]
 
@@ -130,10 +130,23 @@ class Sharing:
             self._prepared = True
             self._together.compute(surgeries)
 
+    def ran(self, surgery: Surgery, columns: list[int]) -> bool | None:
+        """Whether the site of a variant takes part in what the scorer runs, as the base shows; None: none is at hand.
+
+        Up to the site's first call both run the same.
+        """
+        return None if self._together is None or self._columns != columns else self._together.ran(surgery)
+
     def variant(self, surgery: Surgery, columns: list[int], scored: Scored) -> Scores | float:
-        """The scorer's answer on a variant, while its surgery is in force."""
+        """The scorer's answer on a variant."""
+        with surgery(self._module):
+            return self._variant(surgery, columns, scored)
+
+    def _variant(self, surgery: Surgery, columns: list[int], scored: Scored) -> Scores | float:
+        """The same, while the surgery is in force."""
         if self._prefix is None or self._together is None or self._columns != columns:
             return scored()
+        self._wrote = self._wrote or self._together.has(surgery)
         if self._checked:
             with self._together.answering(surgery):
                 scores = scored()
@@ -141,7 +154,7 @@ class Sharing:
                 return scores
         with _Outputs.of(self._module) as seen, self._together.answering(surgery):
             scores = scored()
-        written, cut = self._together.ran(surgery), self._prefix.has_cut
+        written, cut = self._together.has(surgery), self._prefix.has_cut
         telling = (not self._inexact if written else self._prefix.has_answered) and (cut or not self._checked)
         known, self._in_full = self._in_full, None
         if not telling:
@@ -157,12 +170,6 @@ class Sharing:
         else:
             self._give_up(surgery, full, scored)
         return full
-
-    def ran(self, surgery: Surgery) -> bool:
-        """Whether the site of a variant took part in what was computed of it along with others."""
-        ran = self._together is not None and self._together.ran(surgery)
-        self._wrote = self._wrote or ran
-        return ran
 
     def forget(self) -> None:
         """Let go of what is kept of a micro-batch."""

@@ -181,17 +181,16 @@ class Together:
             ):
                 yield
 
-    def ran(self, surgery: Surgery) -> bool:
-        """Whether the site's modules took part in what was computed for a variant here."""
-        modules = {module for site in surgery.sites for module in _modules(self._model, site)}
+    def has(self, surgery: Surgery) -> bool:
+        """Whether something was computed for a variant here."""
+        along = self._shorts is not None and self._shorts.has(surgery)
+        return along or any(surgery in writing.texts for writing in self._writings)
+
+    def ran(self, surgery: Surgery) -> bool | None:
+        """Whether a variant's sites take part in what the scorer runs; None: that is not known from the base."""
         if self._shorts is not None and self._shorts.has(surgery):
-            return self._shorts.ran(modules)
-        return any(
-            not modules.isdisjoint(one.first)
-            for writing in self._writings
-            if surgery in writing.texts
-            for one in self._prefix.passes[writing.begin : writing.end]
-        )
+            return self._shorts.ran({module for site in surgery.sites for module in _modules(self._model, site)})
+        return self._prefix.ran(surgery.sites)
 
     def _let_go(self) -> None:
         self._writings = []

@@ -31,7 +31,7 @@ def check(model, run, sites, do=None, together=None, batches=2, alike=None):
             assert alike(run(model, number), full)
         with testing.restored(model):
             together.compute(cuts)
-        answered = [cut.sites[0] for cut in cuts if together.ran(cut)]
+        answered = [cut.sites[0] for cut in cuts if together.has(cut)]
         for cut in cuts:
             with cut(model):
                 full = run(model, number)
@@ -287,7 +287,7 @@ def test_errors_leave_nothing_behind(error, step):
     finally:
         type(last).forward = original
     assert calls == step + 1
-    assert not any(map(together.ran, cuts))
+    assert not any(map(together.has, cuts))
     assert bool(together.notes) == (error is ValueError)
     with cuts[0](model):
         expected = greedy(model, made(0))
