@@ -238,7 +238,7 @@ MUTANTS = [
     Mutant(
         "sharing: the first variant is not checked",
         SHARING,
-        "        same = _same_scores(scores, full) and (written or seen.digests == known.digests)\n",
+        "        same = _same_scores(scores, full) and (written or digests == known.digests)\n",
         "        same = bool(scores)\n",
         SHARED,
     ),

@@ -79,15 +79,19 @@ _lock = threading.RLock()
 _tokens = itertools.count(1)
 
 
-def put(plan: Plan) -> int:
+def put(plan: Plan, values: Sequence[torch.Tensor] | None = None) -> int:
     """Put all of a plan in force, or nothing; returns the token that lifts it again.
+
+    Args:
+        plan: the plan.
+        values: what it puts in place of each slot's parameter, as `values` told before; None: that is computed.
 
     Raises:
         SurgeryError: if an intervention gives a tensor that does not fit. What an intervention raises passes through.
     """
     with _lock:
         token = next(_tokens)
-        overlays = _prepare(plan.slots, token)
+        overlays = _prepare(plan.slots, token, values)
         try:
             for slot, overlay in zip(plan.slots, overlays, strict=True):
                 states = _states.setdefault(slot.module, {})
@@ -112,6 +116,11 @@ def lift(token: int, plan: Plan) -> None:
         raise
 
 
+def values(plan: Plan) -> list[torch.Tensor]:
+    """What a plan puts in place of each slot's parameter as it is now; raises what `put` does."""
+    return [overlay.value.detach() for overlay in _prepare(plan.slots, 0, None)]
+
+
 def original(module: nn.Module, name: str) -> nn.Parameter:
     """The parameter that a slot holds when nothing is in force. What is tied to what is read from these."""
     state = _states.get(module, {}).get(name)
@@ -132,7 +141,7 @@ def in_force(modules: Iterable[nn.Module]) -> list[Step]:
     return list(first.values())
 
 
-def _prepare(slots: Sequence[Slot], token: int) -> list[_Overlay]:
+def _prepare(slots: Sequence[Slot], token: int, values: Sequence[torch.Tensor] | None) -> list[_Overlay]:
     """Every new tensor, before any slot is touched. One parameter in several slots of a site stays one parameter."""
     current: dict[tuple[int, str], nn.Parameter] = {}
     made: dict[tuple[int, int], nn.Parameter] = {}
@@ -143,7 +152,8 @@ def _prepare(slots: Sequence[Slot], token: int) -> list[_Overlay]:
             below = current[key] if key in current else _parameter(slot.module, slot.name)
             shared = (id(below), id(slot.target.step))
             if shared not in made:
-                made[shared] = _replacement(below, slot.target)
+                value = _replacement(below.detach(), slot.target) if values is None else values[order]
+                made[shared] = _in_place_of(below, value)
             current[key] = made[shared]
             overlays.append(_Overlay(token, order, slot.target, made[shared]))
     return overlays
@@ -154,14 +164,17 @@ def _ordinary() -> AbstractContextManager[object]:
     return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
 
 
-def _replacement(below: nn.Parameter, target: Target) -> nn.Parameter:
-    values = below.detach()
+def _in_place_of(below: nn.Parameter, value: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(value, requires_grad=below.requires_grad)  # detaches it
+
+
+def _replacement(values: torch.Tensor, target: Target) -> torch.Tensor:
     value = _sliced(values, target) if target.slices else _checked(values, target.step, target.place)
     if target.solid and type(values) is torch.Tensor:  # a packed one has no layout to keep: compiled anew
         value = torch.empty_like(values).copy_(value)
     elif _same_memory(value, values):
         value = value.clone()  # handing back the parameter's own memory would let later writes reach the original
-    return nn.Parameter(value, requires_grad=below.requires_grad)  # detaches it
+    return value
 
 
 def _checked(values: torch.Tensor, step: Step, place: Place) -> torch.Tensor:
@@ -242,7 +255,7 @@ def _without(state: _State, token: int) -> list[_Overlay]:
 def _rebased(overlay: _Overlay, below: nn.Parameter) -> _Overlay:
     try:
         with _ordinary():
-            return overlay._replace(value=_replacement(below, overlay.target))
+            return overlay._replace(value=_in_place_of(below, _replacement(below.detach(), overlay.target)))
     except Exception as error:  # a restoration must go through: the old value stays, and the user hears of it
         warnings.warn(
             f"{overlay.target.step} could not be computed anew after a surgery below it was lifted ({error}); it keeps "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from layersurgery.surgery._resolve import resolve
 from layersurgery.surgery._step import Step, Tied
 
 Model = TypeVar("Model")
+Given = TypeVar("Given")
 Envoy = TypeVar("Envoy")
 
 
@@ -105,7 +106,7 @@ class Surgery:
             ModelMismatchError: on entry, if a site is not in the model.
             SurgeryError: on entry, if the surgery cannot be done on this model. The model is then unchanged.
         """
-        return _Block(self, model)
+        return Block(lambda: self.attach(model), model)
 
     def attach(self, model: Any) -> Handle:
         """Put the surgery in force until `handle.remove()`; errors as for `with surgery(model):`."""
@@ -178,19 +179,24 @@ class Handle:
         self._plan = _ledger.Plan()
 
 
-class _Block(AbstractContextManager[Model], Generic[Model]):
-    """One entry into a surgery; lifted, too, when dropped without having been left (an interrupt just at entry)."""
+class Block(AbstractContextManager[Given], Generic[Given]):
+    """One entry into a surgery; lifted, too, when dropped without having been left (an interrupt just at entry).
 
-    def __init__(self, surgery: Surgery, model: Model) -> None:
-        self._surgery = surgery
-        self._model = model
+    Args:
+        attach: puts it in force.
+        given: what `with` gives.
+    """
+
+    def __init__(self, attach: Callable[[], Handle], given: Given) -> None:
+        self._attach = attach
+        self._given = given
         self._handle: Handle | None = None
 
-    def __enter__(self) -> Model:
+    def __enter__(self) -> Given:
         if self._handle is not None:
             raise SurgeryError("this block was entered before; call surgery(model) anew for each `with`")
-        self._handle = self._surgery.attach(self._model)
-        return self._model
+        self._handle = self._attach()
+        return self._given
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from layersurgery.sites import Site
+from layersurgery.surgery import Surgery
 from layersurgery.surgery._resolve import _around
 from layersurgery.sweeps._notes import Notes
 from layersurgery.sweeps._prefix_map import Map
@@ -17,7 +18,8 @@ from layersurgery.sweeps._prefix_record import NO_ROOM, Pass, Record, Recorder
 from layersurgery.sweeps._prefix_replay import Ground, Moved, Replayer
 from layersurgery.sweeps._prefix_state import Changes, Standing, cannot_share, cannot_share_here
 from layersurgery.sweeps._prefix_tail import Tail
-from layersurgery.sweeps._prefix_zeros import Silence, SiteParts
+from layersurgery.sweeps._prefix_zeros import Silence, SilentParts, SiteParts
+from layersurgery.sweeps._recurring import Applied, Recurring
 from layersurgery.sweeps._stand_ins import StandIns
 from layersurgery.sweeps._usage import Room
 
@@ -78,6 +80,7 @@ class SharedPrefix:
         self._volatile: set[tuple[nn.Module, str]] = set()
         self._draws = True  # as far as is known
         self._standing: Standing | None = None
+        self._recurring = Recurring(model)
         self._tail: Tail | None = None
         self._whole = False
         self._record = Record()
@@ -148,8 +151,9 @@ class SharedPrefix:
             self._notes.tell(f"nothing of the model is shared between variants, since {reason}")
             yield
             return
-        if self._standing is None:
-            self._standing, self._site_parts = Standing(self._parts.modules), SiteParts.of(self._sites.values())
+        standing = self._standing
+        if standing is None:
+            standing, self._site_parts = self._stand(), SiteParts.of(self._sites.values())
         limit = self._room.read() if self._limit is None else self._limit
         recorder = Recorder(self._parts, self._site_parts, self._below, self._copied, limit, each=self._draws)
         self._recorded = recorder.passes
@@ -161,44 +165,81 @@ class SharedPrefix:
             self._notes.tell(recorder.left_alone)
         if recorder.problem:
             self._notes.tell(f"nothing of the model is shared between variants, since {recorder.problem}")
-            return
-        changes = self._standing.changes()
+        else:
+            self._keep(recorder, standing)
+
+    def _keep(self, recorder: Recorder, standing: Standing) -> None:
+        """Keep what was recorded of a model, with what has changed since it stood like this."""
+        changes = standing.changes()
         self._volatile |= changes.attributes
         if changes:
-            self._standing, self._tail = Standing(self._parts.modules), None
-        self._judge(recorder.passes, changes, self._standing)
+            standing, self._tail = self._stand(), None
+        self._judge(recorder.passes, changes, standing)
         self._record = Record.of(recorder.passes)
         if not changes and self._tail is None and self.trims and not self._whole:
             self._tail = find_tail(self._parts, self._record, list(self._sites.values()))
         at_the_end = self._tail.around if self._tail else frozenset[nn.Module]()
-        self._ground = Ground(self._parts, recorder.passes, self._standing.groups, at_the_end)
+        self._ground = Ground(self._parts, recorder.passes, standing.groups, at_the_end)
 
     @contextmanager
-    def replaying(self, site: Site | None, first: int = 0) -> Iterator[None]:
+    def in_force(self, surgery: Surgery) -> Iterator[Applied | None]:
+        """Puts a surgery in force; gives what it changes, for `replaying` inside, if all else is as it was recorded.
+
+        Raises:
+            ModelMismatchError, SurgeryError: as for `with surgery(model):`.
+        """
+        modules = [part for site in surgery.sites for part in self._modules_of(site)]
+        if self._is_as_recorded(surgery, modules):
+            with self._recurring.in_force(surgery, modules) as applied:
+                yield applied
+        else:
+            with surgery(self._parts.root):
+                yield None
+
+    def _is_as_recorded(self, surgery: Surgery, modules: list[nn.Module]) -> bool:
+        """Whether all is on which a variant rests, and what the surgery changes, these modules of its sites."""
+        if self._standing is None or self._ground is None or self._volatile:
+            return False
+        if any(step.tied == "everywhere" for step in surgery.steps):  # anywhere in the model
+            return False
+        return not self._standing.changes(self._ground.groups(modules, itself=True))
+
+    @contextmanager
+    def replaying(self, site: Site | None, first: int = 0, applied: Applied | None = None) -> Iterator[None]:
         """Around the scorer's call on a variant, on the samples that were recorded, while its surgery is in force.
 
         Args:
             site: where the variant differs; None: nowhere.
             first: which of the recorded calls the first one to come is.
+            applied: all that is different from when it was recorded; None: that is looked for.
         """
         self.has_answered = self.has_cut = False
         if not self._record.passes or self._standing is None or self._ground is None:
             yield
             return
-        site_modules = () if site is None else self._modules_of(site)
-        changes = self._standing.changes(None if site is None else self._ground.groups(site_modules))
-        unsettled = {pair[0] for pair in changes.attributes & self._volatile}
-        changed = changes.made_over | {pair[0] for pair in changes.attributes - self._volatile}
-        changed.update(site_modules)
+        if applied is None:
+            site_modules = () if site is None else self._modules_of(site)
+            changes = self._standing.changes(None if site is None else self._ground.groups(site_modules))
+            unsettled = {pair[0] for pair in changes.attributes & self._volatile}
+            changed = changes.made_over | {pair[0] for pair in changes.attributes - self._volatile}
+            changed.update(site_modules)
+            silent = SilentParts.among(changed)
+        else:
+            unsettled, changed, silent = set[nn.Module](), applied.modules, applied.silent
         record = Record(self._record.passes[first:], self._record.watched) if first else self._record
         tail = self.tail.serving(changed) if self.tail and not unsettled else None
-        silent = Silence(changed, None if self._volatile else self._proven)
-        replayer = Replayer(record, Moved(self._parts, changed, unsettled), silent, self._notes.tell, tail)
+        silence = Silence(silent, None if self._volatile else self._proven)
+        replayer = Replayer(record, Moved(self._parts, changed, unsettled), silence, self._notes.tell, tail)
         try:
             with StandIns(replayer.watched, replayer.called):
                 yield
         finally:
             self.has_answered, self.has_cut = replayer.has_answered or replayer.has_cut, replayer.has_cut
+
+    def _stand(self) -> Standing:
+        """See the model as it is now as the unmodified one."""
+        self._standing, self._recurring = Standing(self._parts.modules), Recurring(self._parts.root)
+        return self._standing
 
     def _modules_of(self, site: Site) -> tuple[nn.Module, ...]:
         return self._sites[site] if site in self._sites else _modules(self._parts.root, site)

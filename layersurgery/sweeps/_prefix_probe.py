@@ -17,7 +17,7 @@ from layersurgery.sweeps._prefix_record import Record
 from layersurgery.sweeps._prefix_replay import Moved, Replayer
 from layersurgery.sweeps._prefix_tail import Probe, Tail, asked_for, candidates
 from layersurgery.sweeps._prefix_values import thaw
-from layersurgery.sweeps._prefix_zeros import Silence
+from layersurgery.sweeps._prefix_zeros import Silence, SilentParts
 from layersurgery.sweeps._stand_ins import StandIns
 
 
@@ -79,7 +79,9 @@ class _Trial:
         """
         recorded = self._record.passes[0]
         probe = Probe(self._parts, recorded, self._late, hidden, self.agree)
-        replayer = Replayer(self._record, Moved(self._parts, self._late, ()), Silence((), None), _tell_nobody, probe)
+        replayer = Replayer(
+            self._record, Moved(self._parts, self._late, ()), Silence(SilentParts(), None), _tell_nobody, probe
+        )
         arguments, keywords = thaw(recorded.inputs)
         operations = _Operations(probe)
         with StandIns(replayer.watched, replayer.called), operations if hidden is None else nullcontext():

@@ -59,13 +59,19 @@ class Ground:
         always: Set[nn.Module],
     ) -> None:
         self._parts, self._passes = parts, passes
+        self._number = {module: number for number, group in enumerate(groups) for module in group}
         self._always = {number for number, group in enumerate(groups) if not always.isdisjoint(group)}
         # One that was not called may lend its weights to one that was.
         self._begins = [[min(one.first.get(module, -1) for module in group) for group in groups] for one in passes]
 
-    def groups(self, changed: Collection[nn.Module]) -> list[int]:
-        """The numbers of the groups with such modules, for a variant with these modules changed."""
-        found = set(self._always)
+    def groups(self, changed: Collection[nn.Module], *, itself: bool = False) -> list[int]:
+        """The numbers of the groups with such modules, for a variant with these modules changed; or with one of these.
+
+        Args:
+            changed: these modules.
+            itself: the groups with one of these, too.
+        """
+        found = {*self._always, *(self._number[module] for module in changed if itself)}
         for one, begins in zip(self._passes, self._begins, strict=True):
             cut = one.cut(changed, self._parts)
             found.update(number for number, begin in enumerate(begins) if begin < cut)
@@ -105,7 +111,7 @@ class Replayer:
     @property
     def watched(self) -> set[nn.Module]:
         """The modules whose calls must come here."""
-        found = self._silent.linear | self._silent.whole
+        found = {*self._silent.linear, *self._silent.whole}
         for one in self._record.passes:
             found.update(one.watched_before(one.cut(self._moved.changed, self._moved.parts)))
         return found | self._tail.modules | self._tail.holders if self._tail else found

@@ -157,11 +157,31 @@ class Endings:
         return Ending(linear, first.shape, first.dtype, first.device, entries, shapes, self.parts.widths[module])
 
 
+@dataclass(frozen=True)
+class SilentParts:
+    """Modules that are zeros only.
+
+    Args:
+        linear: those that multiply with a matrix of zeros.
+        whole: those that are made of others, and hold no other number than zero.
+    """
+
+    linear: frozenset[nn.Module] = frozenset()
+    whole: frozenset[nn.Module] = frozenset()
+
+    @classmethod
+    def among(cls, modules: Collection[nn.Module]) -> SilentParts:
+        """Those among some modules, as they are now."""
+        linear = silent_among(modules)
+        whole = (module for module in modules if module._modules and _is_silent(module, linear)) if linear else ()
+        return cls(linear, frozenset(whole))
+
+
 class Silence:
     """Answers for the modules of a variant that are matrices of zeros, or hold nothing else.
 
     Args:
-        changed: the modules in which it differs from the unmodified model.
+        parts: these modules.
         proven: for each kind of module whether it was seen to give zeros; what is learnt is written there. None: the
             model's state changes in each call, so that none is left out.
 
@@ -170,12 +190,10 @@ class Silence:
         whole: those that hold nothing else.
     """
 
-    def __init__(self, changed: Collection[nn.Module], proven: dict[tuple[Any, ...], bool] | None) -> None:
-        self.linear = silent_among(changed)
-        self.whole = frozenset[nn.Module]()
+    def __init__(self, parts: SilentParts, proven: dict[tuple[Any, ...], bool] | None) -> None:
+        self.linear = parts.linear
+        self.whole = frozenset[nn.Module]() if proven is None else parts.whole
         self._proven = {} if proven is None else proven
-        if proven is not None and self.linear:
-            self.whole = frozenset(module for module in changed if module._modules and self._is_silent(module))
 
     def answer(
         self,
@@ -198,32 +216,33 @@ class Silence:
             return output, False
         return (ending.zeros(), True) if self._proven[kind] else (forward(*arguments, **keywords), False)
 
-    def _is_silent(self, module: nn.Module) -> bool:
-        """Whether there is no other number in it than zero, and nobody looks into it."""
-        for part in module.modules():
-            zero = part in self.linear if type(part) is nn.Linear else all(map(_is_zero, part._parameters.values()))
-            if not zero or is_patched(part) or (part is not module and hooks_on(part)):
-                return False
-        return True
+
+def _is_silent(module: nn.Module, linear: Collection[nn.Module]) -> bool:
+    """Whether there is no other number in it than zero, and nobody looks into it."""
+    for part in module.modules():
+        zero = part in linear if type(part) is nn.Linear else all(map(_is_zero, part._parameters.values()))
+        if not zero or is_patched(part) or (part is not module and hooks_on(part)):
+            return False
+    return True
 
 
-def silent_among(modules: Collection[nn.Module]) -> set[nn.Module]:
+def silent_among(modules: Collection[nn.Module]) -> frozenset[nn.Module]:
     """Those that multiply with a matrix of zeros, as a knock-out leaves it: zeros come out of whatever is finite.
 
     Examples:
         >>> module = nn.Linear(2, 2)
         >>> silent_among([module])
-        set()
+        frozenset()
         >>> for parameter in module.parameters():
         ...     parameter.data = torch.zeros(()).expand(parameter.shape)
         >>> silent_among([module])
-        {Linear(in_features=2, out_features=2, bias=True)}
+        frozenset({Linear(in_features=2, out_features=2, bias=True)})
     """
-    return {
+    return frozenset(
         module
         for module in modules
         if type(module) is nn.Linear and all(map(_is_zero, module._parameters.values())) and not is_patched(module)
-    }
+    )
 
 
 def silence(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> torch.Tensor | None:

@@ -139,21 +139,26 @@ class Sharing:
 
     def variant(self, surgery: Surgery, columns: list[int], scored: Scored) -> Scores | float:
         """The scorer's answer on a variant."""
-        with surgery(self._module):
-            return self._variant(surgery, columns, scored)
-
-    def _variant(self, surgery: Surgery, columns: list[int], scored: Scored) -> Scores | float:
-        """The same, while the surgery is in force."""
         if self._prefix is None or self._together is None or self._columns != columns:
-            return scored()
+            with surgery(self._module):
+                return scored()
         self._wrote = self._wrote or self._together.has(surgery)
-        if self._checked:
-            with self._together.answering(surgery):
+        with self._prefix.in_force(surgery) as applied:
+            if self._checked:
+                with self._together.answering(surgery, applied):
+                    scores = scored()
+                if not self._prefix.has_cut or self._checked_tail is self._prefix.tail:
+                    return scores
+            with _Outputs.of(self._module) as seen, self._together.answering(surgery):
                 scores = scored()
-            if not self._prefix.has_cut or self._checked_tail is self._prefix.tail:
-                return scores
-        with _Outputs.of(self._module) as seen, self._together.answering(surgery):
-            scores = scored()
+            return self._compared(surgery, columns, scored, scores, seen.digests)
+
+    def _compared(
+        self, surgery: Surgery, columns: list[int], scored: Scored, scores: Scores | float, digests: list[list[Any]]
+    ) -> Scores | float:
+        """The answer on a variant in force, after it was compared with a full forward where that tells anything."""
+        if self._prefix is None or self._together is None:
+            return scores
         written, cut = self._together.has(surgery), self._prefix.has_cut
         telling = (not self._inexact if written else self._prefix.has_answered) and (cut or not self._checked)
         known, self._in_full = self._in_full, None
@@ -162,7 +167,7 @@ class Sharing:
         if known is None or known.surgery != surgery or known.columns != columns:
             known = _InFull.of(self._module, surgery, columns, scored, in_force=True)
         full = known.scores
-        same = _same_scores(scores, full) and (written or seen.digests == known.digests)
+        same = _same_scores(scores, full) and (written or digests == known.digests)
         if not same and cut:
             self._prefix.compute_all_positions(f"it made a difference at {surgery}")
         elif same:

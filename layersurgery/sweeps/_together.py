@@ -15,6 +15,7 @@ from layersurgery.sweeps._memory import ran_out_of_memory
 from layersurgery.sweeps._notes import Notes
 from layersurgery.sweeps._prefix import SharedPrefix, _modules
 from layersurgery.sweeps._prefix_state import Standing, hooks_on, is_looked_into, is_patched
+from layersurgery.sweeps._recurring import Applied
 from layersurgery.sweeps._together_answers import GenerateAnswers
 from layersurgery.sweeps._together_generate import (
     Joint,
@@ -163,19 +164,19 @@ class Together:
                 self._notes.tell(f"variants are decoded one by one, since {words(error)}")
 
     @contextmanager
-    def answering(self, surgery: Surgery) -> Iterator[None]:
-        """Around the scorer's call on a variant, while its surgery is in force."""
+    def answering(self, surgery: Surgery, applied: Applied | None = None) -> Iterator[None]:
+        """Around the scorer's call on a variant, while its surgery is in force; `applied` as for the prefix."""
         site = surgery.steps[0].site
         if self._shorts is not None and self._shorts.has(surgery):
             with self._shorts.answering(surgery):
                 yield
             return
         if not any(surgery in writing.texts for writing in self._writings):
-            with self._prefix.replaying(site):
+            with self._prefix.replaying(site, applied=applied):
                 yield
             return
         with ExitStack() as replaying:
-            replaying.enter_context(self._prefix.replaying(site))
+            replaying.enter_context(self._prefix.replaying(site, applied=applied))
             with Placed(
                 self._model, "generate", GenerateAnswers(self._model, self._writings, surgery, self._prefix, replaying)
             ):

@@ -87,7 +87,7 @@ class Weights:
                 now = module._parameters.get(name)
                 if now is not None and now is not parameter:
                     weights.setdefault(module, {})[name] = now
-            silent = frozenset(silent_among(list(weights)))
+            silent = silent_among(list(weights))
         for module in weights:
             if any(True for _ in module.children()):
                 raise CannotError("weights are held there by a module that is made of others")

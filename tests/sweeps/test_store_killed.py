@@ -59,8 +59,8 @@ def swept(store, log, result=None, samples=SAMPLES, share=False):
 
 
 def calls(log):
-    lines = log.read_text().splitlines() if log.exists() else []
-    return [json.loads(line) for line in lines]
+    lines = log.read_text().split("\n") if log.exists() else [""]
+    return [json.loads(line) for line in lines[:-1]]  # another process may be in the middle of the last one
 
 
 def cells(entries):
