@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import nn
@@ -11,6 +11,7 @@ from torch import nn
 from layersurgery.sites import Site
 from layersurgery.surgery import Surgery
 from layersurgery.surgery._resolve import _around
+from layersurgery.surgery._surgery import Block
 from layersurgery.sweeps._notes import Notes
 from layersurgery.sweeps._prefix_map import Map
 from layersurgery.sweeps._prefix_probe import find_tail
@@ -151,9 +152,7 @@ class SharedPrefix:
             self._notes.tell(f"nothing of the model is shared between variants, since {reason}")
             yield
             return
-        standing = self._standing
-        if standing is None:
-            standing, self._site_parts = self._stand(), SiteParts.of(self._sites.values())
+        standing = self._standing or self._stand()
         limit = self._room.read() if self._limit is None else self._limit
         recorder = Recorder(self._parts, self._site_parts, self._below, self._copied, limit, each=self._draws)
         self._recorded = recorder.passes
@@ -181,8 +180,7 @@ class SharedPrefix:
         at_the_end = self._tail.around if self._tail else frozenset[nn.Module]()
         self._ground = Ground(self._parts, recorder.passes, standing.groups, at_the_end)
 
-    @contextmanager
-    def in_force(self, surgery: Surgery) -> Iterator[Applied | None]:
+    def in_force(self, surgery: Surgery) -> AbstractContextManager[Applied | None]:
         """Puts a surgery in force; gives what it changes, for `replaying` inside, if all else is as it was recorded.
 
         Raises:
@@ -190,11 +188,8 @@ class SharedPrefix:
         """
         modules = [part for site in surgery.sites for part in self._modules_of(site)]
         if self._is_as_recorded(surgery, modules):
-            with self._recurring.in_force(surgery, modules) as applied:
-                yield applied
-        else:
-            with surgery(self._parts.root):
-                yield None
+            return self._recurring.in_force(surgery, modules)
+        return Block(lambda: surgery.attach(self._parts.root), None)
 
     def _is_as_recorded(self, surgery: Surgery, modules: list[nn.Module]) -> bool:
         """Whether all is on which a variant rests, and what the surgery changes, these modules of its sites."""
@@ -239,6 +234,7 @@ class SharedPrefix:
     def _stand(self) -> Standing:
         """See the model as it is now as the unmodified one."""
         self._standing, self._recurring = Standing(self._parts.modules), Recurring(self._parts.root)
+        self._site_parts = SiteParts.of(self._sites.values())
         return self._standing
 
     def _modules_of(self, site: Site) -> tuple[nn.Module, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import operator
 import types
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -44,6 +45,9 @@ class Reach:
         found = cls([], [], [])
         _visit(value, found, set(), False)
         return found
+
+
+count_of_writes = operator.attrgetter("_version")  # of a tensor
 
 
 def contents(holder: Any) -> tuple[Any, tuple[tuple[str, Any], ...]]:
@@ -135,7 +139,8 @@ def _visit(value: Any, found: Reach, seen: set[int], inside: bool) -> None:
         found.inside = found.inside or (inside and value.dim() > 1)
     elif kind == "tuple":
         for entry in value:
-            _visit(entry, found, seen, inside)
+            if kind_of(type(entry)) != "atom":  # nearly always it is
+                _visit(entry, found, seen, inside)
     elif kind == "unknown":
         raise UnknownValueError(f"a {type(value).__name__}")
     elif id(value) not in seen:
@@ -145,4 +150,5 @@ def _visit(value: Any, found: Reach, seen: set[int], inside: bool) -> None:
         if inside:
             found.objects.append(value)
         for one in shallow(value):
-            _visit(one, found, seen, inside)
+            if kind_of(type(one)) != "atom":
+                _visit(one, found, seen, inside)

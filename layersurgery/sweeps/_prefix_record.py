@@ -27,7 +27,7 @@ NO_ROOM = "there is not the memory to keep it"
 NEVER = math.inf  # as a cut: nothing that was changed takes part
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Call:
     """One call of a module, and what is needed to answer for it.
 
@@ -105,9 +105,9 @@ class Pass:
     pays: bool = True
     problem: str = ""
 
-    def watched_before(self, cut: float) -> Iterator[nn.Module]:
+    def watched_before(self, cut: float) -> list[nn.Module]:
         """Of these, those that began before a cut."""
-        return (module for _, module in self.watched[: bisect_left(self.watched, cut, key=itemgetter(0))])
+        return [module for _, module in self.watched[: bisect_left(self.watched, cut, key=itemgetter(0))]]
 
     def cut(self, changed: Collection[nn.Module], parts: Map) -> float:
         """When the first of these modules began; `NEVER` if none takes part.
@@ -233,7 +233,8 @@ class Recorder:
         here.events.append(module)
         here.first.setdefault(module, begin)
         around = self._around[-1]
-        forward = self._endings.followed(module, forward)
+        if module in self._sites.ends:
+            forward = self._endings.followed(module, forward)
         if around is not None and self._may_be_needed(module, around, here):
             call = Call(module, begin)
             around.inside.append(call)

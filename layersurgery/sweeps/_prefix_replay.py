@@ -62,7 +62,7 @@ class Ground:
         self._number = {module: number for number, group in enumerate(groups) for module in group}
         self._always = {number for number, group in enumerate(groups) if not always.isdisjoint(group)}
         # One that was not called may lend its weights to one that was.
-        self._begins = [[min(one.first.get(module, -1) for module in group) for group in groups] for one in passes]
+        self._begins = [[min([one.first.get(module, -1) for module in group]) for group in groups] for one in passes]
 
     def groups(self, changed: Collection[nn.Module], *, itself: bool = False) -> list[int]:
         """The numbers of the groups with such modules, for a variant with these modules changed; or with one of these.

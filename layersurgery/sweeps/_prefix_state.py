@@ -20,7 +20,7 @@ from torch import nn
 from layersurgery._foreign import runs_as, runs_compiled
 from layersurgery.surgery._compiled import is_blind_to_hooks
 from layersurgery.surgery._taps import Outlet
-from layersurgery.sweeps._prefix_reach import is_holder, shallow
+from layersurgery.sweeps._prefix_reach import count_of_writes, is_holder, shallow
 
 
 class Onlooker:
@@ -198,11 +198,8 @@ class _Group:
             same
             and not self._outlets
             and list(map(len, self._own)) == self._sizes
-            and list(map(_VERSION, self._parameters)) == self._versions
+            and list(map(count_of_writes, self._parameters)) == self._versions
         )
-
-
-_VERSION = operator.attrgetter("_version")
 
 
 def _values(*tables: dict[Any, Any]) -> list[Any]:

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from layersurgery.sweeps._prefix_reach import UnknownValueError, base_of, contents, kind_of
+from layersurgery.sweeps._prefix_reach import UnknownValueError, base_of, contents, count_of_writes, kind_of
 from layersurgery.sweeps._store_values import tensor_digest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Held:
     """A tensor that is kept: itself, as long as nobody writes into it, or a copy of which copies are given out."""
 
@@ -26,7 +26,7 @@ class Held:
         return self.version is None or self.tensor._version == self.version
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Counted:
     """Tensors that count writes, and their counts at one moment."""
 
@@ -42,10 +42,10 @@ class Counted:
     @property
     def are_intact(self) -> bool:
         """Whether nobody has written into any."""
-        return [tensor._version for tensor in self.tensors] == self.versions
+        return list(map(count_of_writes, self.tensors)) == self.versions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Print:
     """What tells a tensor from others without its numbers being kept: it can be recognised, not given out."""
 
@@ -63,14 +63,14 @@ class Print:
         return alike and tensor_digest(value) == self.digest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Given:
     """Something that the call was given, by its number among the holders."""
 
     number: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Row:
     """A tuple; and itself, where all in it stays as it is unless a count of writes says otherwise."""
 
@@ -85,7 +85,7 @@ class _Row:
         return cls(kind, entries, value if steady else None)
 
 
-@dataclass
+@dataclass(slots=True)
 class _Made:
     """A list, dictionary, set or object: its entries, its attributes."""
 
@@ -147,7 +147,7 @@ class Freezer:
         elif kind == "unknown":
             raise UnknownValueError(f"a {type(value).__name__}")
         elif kind == "tuple":
-            made = self._done[id(value)] = _Row.of(value, tuple(map(self.freeze, value)))
+            made = self._done[id(value)] = _Row.of(value, self._each(value))
         else:
             made = self._done[id(value)] = _Made(type(value))
             self.fill(made, value)
@@ -157,10 +157,14 @@ class Freezer:
         """Freeze what a holder holds now."""
         entries, attributes = contents(value)
         if isinstance(value, dict):
-            made.entries = tuple((self.freeze(key), self.freeze(one)) for key, one in entries)
+            made.entries = tuple(zip(self._each(value), self._each(value.values()), strict=True))
         elif entries is not None:
-            made.entries = tuple(map(self.freeze, entries))
+            made.entries = self._each(entries)
         made.attributes = tuple((name, self.freeze(one)) for name, one in attributes)
+
+    def _each(self, values: Iterable[Any]) -> tuple[Any, ...]:
+        """Each of some values frozen; most are atoms."""
+        return tuple([one if kind_of(type(one)) == "atom" else self.freeze(one) for one in values])
 
     def contents_of(self, value: Any) -> _Made:
         """A copy of what a holder holds, even of one that was given."""

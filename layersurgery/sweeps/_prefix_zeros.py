@@ -29,6 +29,7 @@ class Ending:
         entries: how many entries the tuple had in which it was given first, the others None; 0: it was no tuple.
         inputs: the shapes of the tensors that the module was given.
         widths: how wide inputs of the linear modules inside are.
+        makeup: what the module is made of.
     """
 
     linear: nn.Linear
@@ -38,11 +39,12 @@ class Ending:
     entries: int
     inputs: tuple[torch.Size, ...]
     widths: frozenset[int]
+    makeup: tuple[Any, ...]
 
     @property
     def kind(self) -> tuple[Any, ...]:
-        """What numbers are computed with."""
-        return self.dtype, self.device
+        """What it is made of, and what numbers are computed with."""
+        return self.dtype, self.device, self.makeup
 
     def zeros(self) -> Any:
         """What the module gives when it is silent."""
@@ -74,14 +76,16 @@ class SiteParts:
         tops: those of the modules that hold others, whose endings are of interest.
         linear: of each of these, the linear modules in it.
         widths: of each, how wide inputs of those are.
-        all_linear: all of those.
+        makeup: of each, what it is made of: types, by names.
+        ends: the tops and the linear modules.
     """
 
     sites: list[tuple[nn.Module, ...]]
     tops: frozenset[nn.Module]
     linear: dict[nn.Module, frozenset[nn.Linear]]
     widths: dict[nn.Module, frozenset[int]]
-    all_linear: frozenset[nn.Linear]
+    makeup: dict[nn.Module, tuple[Any, ...]]
+    ends: frozenset[nn.Module]
 
     @classmethod
     def of(cls, sites: Iterable[tuple[nn.Module, ...]]) -> SiteParts:
@@ -90,7 +94,8 @@ class SiteParts:
         tops = frozenset(part for site in sites for part in site if part._modules)
         linear = {top: frozenset(one for one in top.modules() if isinstance(one, nn.Linear)) for top in tops}
         widths = {top: frozenset(one.in_features for one in found) for top, found in linear.items()}
-        return cls(sites, tops, linear, widths, frozenset[nn.Linear]().union(*linear.values()))
+        makeup = {top: _makeup(top) for top in tops}
+        return cls(sites, tops, linear, widths, makeup, tops.union(*linear.values()))
 
 
 @dataclass
@@ -107,12 +112,10 @@ class Endings:
     _last: tuple[nn.Linear, torch.Tensor, int] | None = None
 
     def followed(self, module: nn.Module, forward: Forward) -> Forward:
-        """A module's forward, of which notice is taken."""
+        """The forward of one of the ends, of which notice is taken."""
         if module in self.parts.tops:
             return self._of_top(module, forward)
-        if type(module) is nn.Linear and module in self.parts.all_linear:
-            return self._of_linear(module, forward)
-        return forward
+        return self._of_linear(module, forward) if type(module) is nn.Linear else forward
 
     def close(self, steady: bool) -> dict[nn.Module, Ending | None]:
         """What was found, at the end of the call; nothing where it is not `steady`, but draws random numbers."""
@@ -154,7 +157,8 @@ class Endings:
             return None
         entries = len(row) if row is output else 0
         shapes = tuple(tensor.shape for tensor in tensors)
-        return Ending(linear, first.shape, first.dtype, first.device, entries, shapes, self.parts.widths[module])
+        widths, makeup = self.parts.widths[module], self.parts.makeup[module]
+        return Ending(linear, first.shape, first.dtype, first.device, entries, shapes, widths, makeup)
 
 
 @dataclass(frozen=True)
@@ -209,7 +213,7 @@ class Silence:
         """
         if ending is None or ending.linear not in self.linear or not ending.fits(arguments, keywords):
             return forward(*arguments, **keywords), False
-        kind = (*ending.kind, _makeup(module))
+        kind = ending.kind
         if kind not in self._proven:
             output = forward(*arguments, **keywords)
             self._proven[kind] = _is_silence(output, ending)

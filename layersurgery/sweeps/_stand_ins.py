@@ -14,25 +14,30 @@ Called = Callable[[nn.Module, Forward, "tuple[Any, ...]", "dict[str, Any]"], Any
 
 
 class _StandIn:
-    """A module's forward while a block is open."""
+    """A module's forward while a block is open.
+
+    Attributes:
+        called: what runs in its place; None: the block is over, and it does nothing more wherever somebody has kept it.
+    """
+
+    __slots__ = ("__wrapped__", "_before", "_module", "called")
 
     def __init__(self, module: nn.Module, called: Called) -> None:
         self._module = module
-        self._called: Called | None = called
+        self.called: Called | None = called
         self._before = vars(module).get("forward")
         self.__wrapped__: Forward = module.forward  # whose signature is the one that is shown
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        if self._called is None:
+        if self.called is None:
             return self.__wrapped__(*arguments, **keywords)
-        return self._called(self._module, self.__wrapped__, arguments, keywords)
+        return self.called(self._module, self.__wrapped__, arguments, keywords)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _own_forward, (self._module,)  # a copy of the module runs on its own
 
     def leave(self, held: dict[str, Any]) -> None:
-        """Let the module be as before, and do nothing more wherever somebody may have kept this."""
-        self._called = None
+        """Let the module be as before, if this is still in place there."""
         if held.get("forward") is self:
             if self._before is None:
                 del held["forward"]
@@ -72,5 +77,6 @@ class StandIns(AbstractContextManager[None]):
 
     def _leave(self) -> None:
         for held, stand_in in self._placed:
+            stand_in.called = None
             stand_in.leave(held)
         self._placed = []  # not before all are gone

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -163,20 +163,18 @@ class Together:
                 self._off = True
                 self._notes.tell(f"variants are decoded one by one, since {words(error)}")
 
-    @contextmanager
-    def answering(self, surgery: Surgery, applied: Applied | None = None) -> Iterator[None]:
+    def answering(self, surgery: Surgery, applied: Applied | None = None) -> AbstractContextManager[None]:
         """Around the scorer's call on a variant, while its surgery is in force; `applied` as for the prefix."""
-        site = surgery.steps[0].site
         if self._shorts is not None and self._shorts.has(surgery):
-            with self._shorts.answering(surgery):
-                yield
-            return
-        if not any(surgery in writing.texts for writing in self._writings):
-            with self._prefix.replaying(site, applied=applied):
-                yield
-            return
+            return self._shorts.answering(surgery)
+        if any(surgery in writing.texts for writing in self._writings):
+            return self._giving_texts(surgery, applied)
+        return self._prefix.replaying(surgery.steps[0].site, applied=applied)
+
+    @contextmanager
+    def _giving_texts(self, surgery: Surgery, applied: Applied | None) -> Iterator[None]:
         with ExitStack() as replaying:
-            replaying.enter_context(self._prefix.replaying(site, applied=applied))
+            replaying.enter_context(self._prefix.replaying(surgery.steps[0].site, applied=applied))
             with Placed(
                 self._model, "generate", GenerateAnswers(self._model, self._writings, surgery, self._prefix, replaying)
             ):
