@@ -212,7 +212,7 @@ MUTANTS = [
         "set[nn.Module](), set[tuple[nn.Module, str]]()",
         GUARDS,
     ),
-    Mutant("sharing: what a variant rests on is not looked at", REPLAY, "if begin < cut)", "if begin < 0)", GUARDS),
+    Mutant("sharing: what a variant rests on is not looked at", REPLAY, "if begin < cut]", "if begin < 0]", GUARDS),
     Mutant(
         "sharing: a changed end of the model goes unseen",
         REPLAY,
@@ -234,7 +234,13 @@ MUTANTS = [
         "self._agree[form] = len(part) > 0",
         TAILS,
     ),
-    Mutant("2: a forward of ours stays", STAND_INS, "            stand_in.leave(held)\n", "            pass\n", GUARDS),
+    Mutant(
+        "2: a forward of ours stays",
+        STAND_INS,
+        '                del held["forward"]\n',
+        "                pass\n",
+        GUARDS,
+    ),
     Mutant(
         "sharing: the first variant is not checked",
         SHARING,

@@ -173,6 +173,8 @@ class SharedPrefix:
         self._volatile |= changes.attributes
         if changes:
             standing, self._tail = self._stand(), None
+        for one in recorder.passes:
+            self._site_parts = self._site_parts.ending_so(one.endings)
         self._judge(recorder.passes, changes, standing)
         self._record = Record.of(recorder.passes)
         if not changes and self._tail is None and self.trims and not self._whole:
@@ -256,7 +258,7 @@ class SharedPrefix:
                     why = "a forward was put in place of its own"
                 elif not why and not (inside - {call.module}).isdisjoint(standing.hooked):
                     why = "there are hooks inside it"
-                elif not why and not call.is_intact:
+                elif not why and not call.counted.are_intact:
                     why = "others write into what it takes or gives (from the second batch on, that is copied)"
                     self._copied.add(call.module)
                 if why:

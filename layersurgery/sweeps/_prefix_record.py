@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-import weakref
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
@@ -14,14 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from layersurgery.sweeps._prefix_before import DRAWS, Before, Prints
 from layersurgery.sweeps._prefix_map import Map
-from layersurgery.sweeps._prefix_reach import Reach, UnknownValueError, shallow
-from layersurgery.sweeps._prefix_state import Chance, World, captured, is_traced
-from layersurgery.sweeps._prefix_values import Clones, Counted, Freezer, Held, Inputs, Print
+from layersurgery.sweeps._prefix_reach import Reach, UnknownValueError
+from layersurgery.sweeps._prefix_state import Chance, World, is_traced
+from layersurgery.sweeps._prefix_values import Clones, Counted, Freezer, Held, Inputs
 from layersurgery.sweeps._prefix_zeros import Ending, Endings, SiteParts
 from layersurgery.sweeps._stand_ins import Forward
 
-_DRAWS = "it draws random numbers"
 LATER_STEPS = "calls with a KV cache that holds something already, such as later steps of a generation, run in full"
 NO_ROOM = "there is not the memory to keep it"
 NEVER = math.inf  # as a cut: nothing that was changed takes part
@@ -59,11 +58,11 @@ class Call:
     _counted: Counted | None = field(default=None, init=False)
 
     @property
-    def is_intact(self) -> bool:
-        """Whether nobody has written into what it gave, or was given."""
+    def counted(self) -> Counted:
+        """Whether anybody writes into what it gave, or was given."""
         if self._counted is None:
             self._counted = Counted.of(self.held)
-        return self._counted.are_intact
+        return self._counted
 
     def release(self) -> None:
         """Let go of it: it is not answered for."""
@@ -212,9 +211,10 @@ class Recorder:
         self._thread = threading.get_ident()
         self._pass: Pass | None = None
         self._around: list[Call | None] = []
+        self._waiting: list[tuple[Call, Before]] = []
         self._aside = False
         self._clones: Clones = {}
-        self._prints = _Prints([])
+        self._prints = Prints([])
         self._room = math.inf if limit is None else limit
         self._seen: set[int] = set()
 
@@ -260,7 +260,7 @@ class Recorder:
                 self._aside = False
         inputs = Freezer().freeze((arguments, keywords))
         here = self._pass = Pass(module, inputs, World.now(), Call(module, 0), [module], {module: 0})
-        self._prints = _Prints(Reach.of((arguments, keywords)).tensors)
+        self._prints = Prints(Reach.of((arguments, keywords)).tensors)
         chance, self._endings = Chance(of_all=True), Endings(self._sites)
         try:
             output = self._recorded(here.top, forward, arguments, keywords)
@@ -273,17 +273,18 @@ class Recorder:
             steady = chance.is_untouched()
             here.endings = self._endings.close(steady)
         if not steady:
-            self.drew, here.problem = True, "" if self._each else _DRAWS
+            self.drew, here.problem = True, "" if self._each else DRAWS
         if not chance.others_are_untouched():
             here.problem = "it draws random numbers with Python's or numpy's generator"
         self._prune(here.top, [here.top], NEVER, here)
+        self._finish_waiting()
         self.passes.append(here)
         return output
 
     def _recorded(self, call: Call, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         copies = call.module in self._copied
         chance = Chance() if self._each else None
-        before = _Before((arguments, keywords), self._clones, copies, self._prints.of, chance)
+        before = Before((arguments, keywords), self._clones, copies, self._prints.of, chance)
         self._around.append(call if call.module in self._below else None)
         try:
             output = forward(*arguments, **keywords)
@@ -295,10 +296,20 @@ class Recorder:
         call.end = len(here.events)
         if call.module in self._below:
             self._prune(call, call.inside, call.end, here)
-        before.compare(call, output, copies)
-        self._prints.keep(held.tensor for held in call.held)
-        self._weigh(call)
+        if before.compare(call, output, copies):
+            self._waiting.append((call, before))
+        else:
+            self._finish_waiting()
+            self._prints.keep(held.tensor for held in call.held)
+            self._weigh(call)
         return output
+
+    def _finish_waiting(self) -> None:
+        for call, before in self._waiting:
+            if call.needed:
+                before.finish(call)
+                self._weigh(call)
+        self._waiting.clear()
 
     def _weigh(self, call: Call) -> None:
         """Let go of a call's values where they do not fit any more."""
@@ -333,107 +344,6 @@ class Recorder:
             uses = bisect_left(cuts, end) - first if end != NEVER else len(cuts) - first
             if not uses or (uses == 1 and call.module not in self._parts.heavy):
                 call.release()
-
-
-class _Prints:
-    """Of large tensors that modules are given, and that nobody keeps anyhow, it is enough to recognise them.
-
-    Args:
-        kept: those that are kept from the start.
-    """
-
-    def __init__(self, kept: Iterable[torch.Tensor]) -> None:
-        self._kept: dict[int, weakref.ref[torch.Tensor]] = {}
-        self._found: dict[int, tuple[weakref.ref[torch.Tensor], int, Print]] = {}
-        self.keep(kept)
-
-    def keep(self, tensors: Iterable[torch.Tensor]) -> None:
-        """These are kept; small ones share no memory with what is looked for."""
-        large = (one for one in tensors if one.nbytes >= _LARGE and one.layout == torch.strided)
-        self._kept.update({_address(one): weakref.ref(one) for one in large})
-
-    def of(self, tensor: torch.Tensor) -> Print | None:
-        """What to keep in place of a tensor that a module is given; None: the tensor."""
-        plain = type(tensor) is torch.Tensor and tensor.device.type == "cpu" and tensor.layout == torch.strided
-        if not plain or tensor.is_inference() or tensor.nbytes < _LARGE or tensor.requires_grad:
-            return None
-        kept = self._kept.get(_address(tensor))
-        if kept is not None and kept() is not None:
-            return None
-        before = self._found.get(id(tensor))
-        if before is None or before[0]() is not tensor or before[1] != tensor._version:
-            before = self._found[id(tensor)] = weakref.ref(tensor), tensor._version, Print.of(tensor)
-        return before[2]
-
-
-_LARGE = 1 << 17  # bytes
-
-
-def _address(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
-
-
-class _Before:
-    """What a call was given, before it ran."""
-
-    def __init__(
-        self,
-        given: tuple[tuple[Any, ...], dict[str, Any]],
-        clones: Clones,
-        copies: bool,
-        prints: Callable[[torch.Tensor], Print | None],
-        chance: Chance | None,
-    ) -> None:
-        self.problem = ""
-        self._clones = clones
-        self._chance = chance
-        self._captured = captured()
-        self._reach = Reach([], [], [])
-        self._inputs, self._taken = None, list[Held]()
-        try:
-            self._reach = Reach.of((given[0], *given[1].values()))
-            freezer = Freezer(self._reach.objects, copies, clones, prints)
-            self._inputs, self._taken = freezer.freeze(given), freezer.held
-        except UnknownValueError as error:
-            self.problem = f"it is given {error}, which cannot be looked into"
-        self._holders = [(holder, list(shallow(holder))) for holder in self._reach.holders]
-        # A tensor of inference mode does not count writes, so that its values must tell.
-        self._written = [
-            (tensor, tensor.clone() if tensor.is_inference() else tensor._version) for tensor in self._reach.tensors
-        ]
-
-    def compare(self, call: Call, output: Any, copies: bool) -> None:
-        """Write down what the call gave and did."""
-        call.problem = self.problem or self._trouble()
-        if call.problem:
-            return
-        call.given = tuple(type(holder) for holder in self._reach.holders)
-        freezer = Freezer(self._reach.holders, copies, self._clones)
-        try:
-            call.output = freezer.freeze(output)
-            for number, (holder, was) in enumerate(self._holders):
-                now = list(shallow(holder))
-                if len(now) != len(was) or any(one is not other for one, other in zip(now, was, strict=True)):
-                    call.effects.append((number, freezer.contents_of(holder)))
-        except UnknownValueError as error:
-            call.problem = f"it gives {error}, which cannot be kept"
-            return
-        call.inputs, call.held = Inputs(self._inputs), self._taken + freezer.held
-        if any(held.tensor.requires_grad for held in call.held) and torch.is_grad_enabled():
-            call.problem = "gradients are recorded (score under torch.no_grad())"
-        elif freezer.copied_any_of(self._reach.tensors):
-            call.problem = "others may write into what it gives, which it was given itself"
-        if call.problem:
-            call.output, call.effects, call.held = None, [], []
-
-    def _trouble(self) -> str:
-        for tensor, was in self._written:
-            written = tensor._version != was if isinstance(was, int) else not torch.equal(tensor, was)
-            if written:
-                return "it writes into what it is given"
-        if self._chance is not None and not self._chance.is_untouched():
-            return _DRAWS
-        return "" if captured() == self._captured else "what happens inside it is captured"
 
 
 def left_alone(forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> str:

@@ -71,11 +71,14 @@ class Ground:
             changed: these modules.
             itself: the groups with one of these, too.
         """
-        found = {*self._always, *(self._number[module] for module in changed if itself)}
+        found = {*self._always, *([self._number[module] for module in changed] if itself else ())}
         for one, begins in zip(self._passes, self._begins, strict=True):
             cut = one.cut(changed, self._parts)
-            found.update(number for number, begin in enumerate(begins) if begin < cut)
+            found.update([number for number, begin in enumerate(begins) if begin < cut])
         return sorted(found)
+
+
+_NOTHING = Reach([], [], [])
 
 
 class Replayer:
@@ -125,9 +128,15 @@ class Replayer:
             zeros = silence(module, arguments, keywords)
             self.has_answered = self.has_answered or zeros is not None
             return forward(*arguments, **keywords) if zeros is None else zeros
-        return (self._inside if self._running else self._outermost)(module, forward, arguments, keywords)
+        if not self._running:
+            return self._outermost(module, forward, arguments, keywords)
+        if self._line < len(self._script) and module in self._record.watched:
+            return self._next(module, forward, arguments, keywords)
+        return self._changed(module, forward, arguments, keywords)
 
-    def _inside(self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    def _changed(
+        self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> Any:
         if module in self._silent.whole:
             ending = self._recorded.endings.get(module) if self._recorded else None
             output, left_out = self._silent.answer(module, forward, arguments, keywords, ending)
@@ -140,8 +149,6 @@ class Replayer:
                 return output
             if module in self._tail.holders:
                 forward = self._tail.with_few_queries(forward, self._kept)
-        if module in self._record.watched:
-            return self._next(module, forward, arguments, keywords)
         return forward(*arguments, **keywords)
 
     def _outermost(
@@ -191,9 +198,7 @@ class Replayer:
             return forward(*arguments, **keywords)
         if call is None:
             return forward(*arguments, **keywords)
-        given = Reach([], [], [])
-        if call.given:
-            given = Reach.of((arguments, *keywords.values()))
+        given = Reach.of((arguments, *keywords.values())) if call.given else _NOTHING
         if not _takes(call, given, arguments, keywords, self._found):
             self._stop("modules are given other things than in the unmodified model: such calls run in full")
             return forward(*arguments, **keywords)
@@ -219,7 +224,7 @@ def script(recorded: Pass, moved: Moved, watched: Collection[nn.Module]) -> list
         if call.begin >= cut:
             continue
         ended = call.end <= cut and call.needed and not call.problem
-        if ended and (intact or call.is_intact) and not moved.touches(recorded, call):
+        if ended and (intact or call.counted.are_intact) and not moved.touches(recorded, call):
             answered[call.begin] = call
         else:
             waiting += call.inside
@@ -239,6 +244,6 @@ def script(recorded: Pass, moved: Moved, watched: Collection[nn.Module]) -> list
 
 def _takes(call: Call, given: Reach, arguments: tuple[Any, ...], keywords: dict[str, Any], found: Found) -> bool:
     """Whether what was recorded is what the module would give and do now."""
-    if call.inputs is None or not call.is_intact or tuple(map(type, given.holders)) != call.given:
+    if call.inputs is None or not call.counted.are_intact or tuple(map(type, given.holders)) != call.given:
         return False
     return call.inputs.are(arguments, keywords, found, given.objects if call.given else None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +107,7 @@ class Freezer:
         copies: copy tensors, too. Tensors of inference mode are copied always: they do not count writes.
         clones: copies that were made before, for use where they still equal the tensor.
         prints: gives what is to be kept in place of a tensor; None: the tensor itself.
+        counts: by the ids of tensors, how often each had been written into when it was given; None: as often as now.
     """
 
     def __init__(
@@ -115,12 +116,14 @@ class Freezer:
         copies: bool = False,
         clones: Clones | None = None,
         prints: Callable[[torch.Tensor], Print | None] | None = None,
+        counts: Mapping[int, int | None] | None = None,
     ) -> None:
         self.held: list[Held] = []
         self._given = {id(holder): number for number, holder in enumerate(given)}
         self._copies = copies
         self._clones: Clones = {} if clones is None else clones
         self._prints = prints
+        self._counts = counts
         self._done: dict[int, Any] = {}
         self._alive: list[Any] = []  # ids are those of living objects only
         self._originals: list[torch.Tensor] = []
@@ -179,7 +182,7 @@ class Freezer:
     def _hold(self, tensor: torch.Tensor) -> Held:
         counts = not tensor.is_inference()
         if counts and not self._copies:
-            held = Held(tensor, tensor._version)
+            held = Held(tensor, tensor._version if self._counts is None else self._counts[id(tensor)])
         else:
             held = self._copied(tensor)
             self._originals.append(tensor)

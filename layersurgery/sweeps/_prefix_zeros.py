@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -96,6 +96,12 @@ class SiteParts:
         widths = {top: frozenset(one.in_features for one in found) for top, found in linear.items()}
         makeup = {top: _makeup(top) for top in tops}
         return cls(sites, tops, linear, widths, makeup, tops.union(*linear.values()))
+
+    def ending_so(self, endings: Mapping[nn.Module, Ending | None]) -> SiteParts:
+        """The same, once it is known with which linear modules some end: others in these are not followed any more."""
+        last = {top: ending.linear for top, ending in endings.items() if ending is not None}
+        followed = (frozenset([last[top]]) if top in last else self.linear[top] for top in self.tops)
+        return replace(self, ends=self.tops.union(*followed))
 
 
 @dataclass

@@ -18,14 +18,15 @@ class _StandIn:
 
     Attributes:
         called: what runs in its place; None: the block is over, and it does nothing more wherever somebody has kept it.
+        before: what others had put in place of the module's own; None: nothing.
     """
 
-    __slots__ = ("__wrapped__", "_before", "_module", "called")
+    __slots__ = ("__wrapped__", "_module", "before", "called")
 
     def __init__(self, module: nn.Module, called: Called) -> None:
         self._module = module
         self.called: Called | None = called
-        self._before = vars(module).get("forward")
+        self.before = vars(module).get("forward")
         self.__wrapped__: Forward = module.forward  # whose signature is the one that is shown
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
@@ -35,14 +36,6 @@ class _StandIn:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _own_forward, (self._module,)  # a copy of the module runs on its own
-
-    def leave(self, held: dict[str, Any]) -> None:
-        """Let the module be as before, if this is still in place there."""
-        if held.get("forward") is self:
-            if self._before is None:
-                del held["forward"]
-            else:
-                held["forward"] = self._before
 
 
 def _own_forward(module: nn.Module) -> Forward:
@@ -78,5 +71,10 @@ class StandIns(AbstractContextManager[None]):
     def _leave(self) -> None:
         for held, stand_in in self._placed:
             stand_in.called = None
-            stand_in.leave(held)
+            if held.get("forward") is not stand_in:
+                continue
+            if stand_in.before is None:
+                del held["forward"]
+            else:
+                held["forward"] = stand_in.before
         self._placed = []  # not before all are gone
