@@ -33,10 +33,10 @@ class Mutant:
 LEDGER, BLOCK, PARAMETERS, TAPS, CLOCK = (
     f"layersurgery/surgery/_{name}.py" for name in ("ledger", "surgery", "parameters", "taps", "clock")
 )
-WATCH, LOCAL, SHARING, STAND_INS, RECORD, REPLAY, STATE, PROBE, TAIL, VALUES, ATTENTION = (
+WATCH, LOCAL, SHARING, STAND_INS, RECURRING, PREFIX, RECORD, REPLAY, STATE, PROBE, TAIL, VALUES, ATTENTION = (
     f"layersurgery/sweeps/_{name}.py"
     for name in (
-        *("watch", "local", "sharing", "stand_ins"),
+        *("watch", "local", "sharing", "stand_ins", "recurring", "prefix"),
         *(f"prefix_{part}" for part in ("record", "replay", "state", "probe", "tail", "values", "attention")),
     )
 )
@@ -247,6 +247,27 @@ MUTANTS = [
         "        same = _same_scores(scores, full) and (written or digests == known.digests)\n",
         "        same = bool(scores)\n",
         SHARED,
+    ),
+    Mutant(
+        "sharing: a surgery is put in force as at first, whatever has become of the model",
+        PREFIX,
+        "        return not self._standing.changes(self._ground.groups(modules, itself=True))\n",
+        "        return True\n",
+        f"{SHARED} -k for_good",
+    ),
+    Mutant(
+        "sharing: zeros are put in place that others wrote into",
+        RECURRING,
+        "all(value._version == version for value, version in self.values)",
+        "True",
+        f"{SHARED} -k again_and_again",
+    ),
+    Mutant(
+        "sharing: small tensors count as they are when the pass is over",
+        VALUES,
+        "tensor._version if self._counts is None else self._counts[id(tensor)]",
+        "tensor._version",
+        GUARDS,
     ),
     Mutant(
         "sharing: a digest is not compared",

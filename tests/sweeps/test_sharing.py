@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import layersurgery as ls
 from layersurgery import testing
@@ -410,3 +411,82 @@ def test_an_executor_in_another_process(model):
     oracle = ModelOracle(model, score, SAMPLES[:4], at=ls.select(model)[:2], do=ls.Zero(), executor=Elsewhere)
     read = oracle.read([0, 1, 2], range(4))
     assert np.allclose(read.correct, ls.sweep(model, score, SAMPLES[:4]).correct[:3], atol=1e-6)
+
+
+CHANGES_FOR_GOOD = {
+    "weights": lambda layer: layer.mlp.down_proj.weight.mul_(2),
+    "other weights": lambda layer: setattr(layer.mlp.up_proj, "weight", layer.mlp.gate_proj.weight),
+    "an attribute": lambda layer: setattr(layer.self_attn, "scaling", 3.0),
+    "a hook": lambda layer: layer.mlp.register_forward_hook(lambda module, given, output: 2 * output),
+    "a part": lambda layer: setattr(layer, "mlp", nn.Identity()),
+    "the site": lambda layer: setattr(layer.self_attn, "o_proj", copy.deepcopy(layer.self_attn.o_proj)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES_FOR_GOOD)
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_scorer_that_changes_the_model_for_good(change, place):
+    """In the middle of a micro-batch: what was found out of the model before does not hold any more."""
+
+    class Changing:
+        def __init__(self):
+            self.done = False
+
+        def __call__(self, model, samples):
+            if not self.done and samples[0] >= 4 and "layers.0" in str(ls.status(model)):
+                self.done = True
+                with torch.no_grad():
+                    CHANGES_FOR_GOOD[change](model.model.layers[place])
+            return score(model, samples)
+
+    # A site whose weights the surgery took at hand when they were changed comes back with its own.
+    attempts = [(models.fresh("llama"), share) for share in (False, True)]
+    full, shared = (ls.sweep(model, Changing(), SAMPLES, batch_size=4, share=share) for model, share in attempts)
+    assert np.array_equal(full.correct, shared.correct)
+
+
+def test_what_is_written_into_zeros_that_are_put_somewhere_again_and_again():
+    """A bias of one number can be written into, and is a new zero in each variant."""
+
+    class One(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(1, 1) for _ in range(4))
+
+        def forward(self, states):
+            for layer in self.layers:
+                states = states + layer(states)
+            return states
+
+    model = One().eval()
+
+    @torch.no_grad()
+    def writing(model, samples):
+        for layer in model.layers:
+            if not layer.weight:
+                layer.bias.add_(1)
+        return [model(torch.tensor([[1.0 + sample]])).item() for sample in samples]
+
+    sites = ls.select(model, pattern="layers.*")
+    full = ls.sweep(model, writing, SAMPLES, at=sites, batch_size=2, share=False)
+    assert np.array_equal(ls.sweep(model, writing, SAMPLES, at=sites, batch_size=2).correct, full.correct)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_no_hook_comes_into_a_model(share):
+    """Torch's encoder layers run in another way where there are hooks, and round otherwise."""
+    model = models.fresh("plain_transformer")
+    seen = set()
+
+    @torch.no_grad()
+    def looking(model, samples):
+        seen.update(bool(part._forward_pre_hooks or part._forward_hooks) for part in model.encoder.modules())
+        return [model(row(sample)).max().item() for sample in samples]
+
+    sites = ls.select(model)
+    table = ls.sweep(model, looking, SAMPLES, at=sites, batch_size=4, share=share)
+    assert seen == {False}
+    assert np.array_equal(table.correct[0], looking(model, SAMPLES))
+    for number, site in enumerate(sites, 1):
+        with ls.Surgery(at=site, do=ls.Zero())(model):
+            assert np.array_equal(table.correct[number], looking(model, SAMPLES))
