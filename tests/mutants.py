@@ -260,7 +260,7 @@ MUTANTS = [
         RECURRING,
         "all(value._version == version for value, version in self.values)",
         "True",
-        f"{SHARED} -k again_and_again",
+        "tests/sweeps/test_recurring.py",
     ),
     Mutant(
         "sharing: small tensors count as they are when the pass is over",

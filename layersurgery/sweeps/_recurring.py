@@ -52,11 +52,11 @@ class Recurring:
 
     Examples:
         >>> import layersurgery as ls
-        >>> model = nn.Linear(2, 2)
-        >>> cut, recurring = ls.Surgery(at=ls.select(model, pattern=""), do=ls.Zero()), Recurring(model)
+        >>> model = nn.Sequential(nn.Linear(2, 2))
+        >>> cut, recurring = ls.Surgery(at=ls.select(model, pattern="0"), do=ls.Zero()), Recurring(model)
         >>> for _ in range(2):
-        ...     with recurring.in_force(cut, [model]) as applied:
-        ...         assert not model.weight.any()
+        ...     with recurring.in_force(cut, [model[0]]) as applied:
+        ...         assert not model[0].weight.any()
         >>> applied.modules
         frozenset({Linear(in_features=2, out_features=2, bias=True)})
     """

@@ -445,33 +445,6 @@ def test_a_scorer_that_changes_the_model_for_good(change, place):
     assert np.array_equal(full.correct, shared.correct)
 
 
-def test_what_is_written_into_zeros_that_are_put_somewhere_again_and_again():
-    """A bias of one number can be written into, and is a new zero in each variant."""
-
-    class One(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layers = nn.ModuleList(nn.Linear(1, 1) for _ in range(4))
-
-        def forward(self, states):
-            for layer in self.layers:
-                states = states + layer(states)
-            return states
-
-    model = One().eval()
-
-    @torch.no_grad()
-    def writing(model, samples):
-        for layer in model.layers:
-            if not layer.weight:
-                layer.bias.add_(1)
-        return [model(torch.tensor([[1.0 + sample]])).item() for sample in samples]
-
-    sites = ls.select(model, pattern="layers.*")
-    full = ls.sweep(model, writing, SAMPLES, at=sites, batch_size=2, share=False)
-    assert np.array_equal(ls.sweep(model, writing, SAMPLES, at=sites, batch_size=2).correct, full.correct)
-
-
 @pytest.mark.parametrize("share", [True, False])
 def test_no_hook_comes_into_a_model(share):
     """Torch's encoder layers run in another way where there are hooks, and round otherwise."""
