@@ -10,7 +10,7 @@ import torch
 
 from layersurgery.sweeps._prefix_reach import Reach, UnknownValueError, count_of_writes, shallow
 from layersurgery.sweeps._prefix_state import Chance, captured
-from layersurgery.sweeps._prefix_values import Clones, Counted, Freezer, Held, Inputs, Print
+from layersurgery.sweeps._prefix_values import Clones, Counted, Freezer, Held, Inputs, Print, equal
 
 if TYPE_CHECKING:
     from layersurgery.sweeps._prefix_record import Call
@@ -32,7 +32,7 @@ class Prints:
 
     def keep(self, tensors: Iterable[torch.Tensor]) -> None:
         """These are kept; small ones share no memory with what is looked for."""
-        large = (one for one in tensors if one.nbytes >= _LARGE and one.layout == torch.strided)
+        large = (one for one in tensors if one.layout == torch.strided and one.nbytes >= _LARGE)
         self._kept.update({_address(one): weakref.ref(one) for one in large})
 
     def of(self, tensor: torch.Tensor) -> Print | None:
@@ -137,7 +137,7 @@ class Before:
             call.output, call.effects, call.held = None, [], []
 
     def _trouble(self) -> str:
-        if not self._counts.are_intact or any(not torch.equal(one, was) for one, was in self._values):
+        if not self._counts.are_intact or any(not equal(one, was) for one, was in self._values):
             return "it writes into what it is given"
         if self._chance is not None and not self._chance.is_untouched():
             return DRAWS
@@ -150,4 +150,5 @@ def _can_wait(reach: Reach) -> bool:
 
 
 def _is_small(tensor: torch.Tensor) -> bool:
-    return type(tensor) is torch.Tensor and tensor.nbytes < _LARGE and not tensor.is_inference()
+    plain = type(tensor) is torch.Tensor and tensor.layout == torch.strided and not tensor.is_inference()
+    return plain and tensor.nbytes < _LARGE

@@ -191,7 +191,7 @@ class Freezer:
 
     def _copied(self, tensor: torch.Tensor) -> Held:
         original, held = self._clones.get(id(tensor), (None, None))
-        if original is not None and held is not None and original() is tensor and torch.equal(held.tensor, tensor):
+        if original is not None and held is not None and original() is tensor and equal(held.tensor, tensor):
             return held
         copy = tensor.clone()
         if copy.layout == torch.strided and copy.stride() != tensor.stride():
@@ -380,7 +380,12 @@ _PLAIN = (bool, int, str, bytes, float, complex, range, slice, torch.Size, torch
 
 def _are_equal(held: Held, value: Any) -> bool:
     alike = isinstance(value, torch.Tensor) and held.is_intact and _form(value) == _form(held.tensor)
-    return alike and torch.equal(value, held.tensor)
+    return alike and equal(value, held.tensor)
+
+
+def equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors hold the same numbers; torch cannot tell of sparse ones, so that they do not."""
+    return one.layout == other.layout == torch.strided and torch.equal(one, other)
 
 
 def _form(tensor: torch.Tensor) -> tuple[Any, ...]:

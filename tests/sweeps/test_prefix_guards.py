@@ -342,6 +342,31 @@ def test_what_is_put_into_a_cache_is_put_there_again():
     assert prefix.notes == []
 
 
+class Spreads(Layer):
+    """Mixes positions along the edges of a graph."""
+
+    def forward(self, states, edges):
+        return super().forward(torch.stack([torch.sparse.mm(edges, one) for one in states]))
+
+
+class OnAGraph(Tower):
+    def __init__(self):
+        super().__init__(Spreads)
+
+    def forward(self, states):
+        edges = torch.tensor([[0.0, 1, 0], [0, 0, 1], [1, 0, 0]]).to_sparse()
+        states = self.embed(states)
+        for layer in self.layers:
+            states = layer(states, edges)
+        return self.head(states)
+
+
+def test_sparse_tensors_are_handed_on():
+    prefix, ran = compared(OnAGraph(), batches=2)
+    assert ran in (SHARED, IN_FULL)
+    assert bool(prefix.notes) == (ran == IN_FULL)
+
+
 class Queues(Layer):
     def forward(self, states, queue):
         queue.append(states.mean())
