@@ -258,8 +258,8 @@ MUTANTS = [
     Mutant(
         "sharing: zeros are put in place that others wrote into",
         RECURRING,
-        "all(value._version == version for value, version in self.values)",
-        "True",
+        "return self.values is not None and self.values.are_intact",
+        "return self.values is not None",
         "tests/sweeps/test_recurring.py",
     ),
     Mutant(

@@ -173,8 +173,8 @@ class SharedPrefix:
         self._volatile |= changes.attributes
         if changes:
             standing, self._tail = self._stand(), None
-        for one in recorder.passes:
-            self._site_parts = self._site_parts.ending_so(one.endings)
+        endings = {top: ending for one in recorder.passes for top, ending in one.endings.items()}
+        self._site_parts = self._site_parts.ending_so(endings)
         self._judge(recorder.passes, changes, standing)
         self._record = Record.of(recorder.passes)
         if not changes and self._tail is None and self.trims and not self._whole:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from layersurgery.sweeps._prefix_reach import Reach, UnknownValueError, count_of_writes, shallow
+from layersurgery.sweeps._prefix_reach import Reach, UnknownValueError, shallow
 from layersurgery.sweeps._prefix_state import Chance, captured
 from layersurgery.sweeps._prefix_values import Clones, Counted, Freezer, Held, Inputs, Print, equal
 
@@ -89,10 +89,9 @@ class Before:
             self.problem = f"it is given {error}, which cannot be looked into"
         self._holders = [(holder, list(shallow(holder))) for holder in self._reach.holders]
         tensors = self._reach.tensors
-        counting = tensors if self._waits else [one for one in tensors if not one.is_inference()]
-        self._counts = Counted(counting, list(map(count_of_writes, counting)))
+        self._counts = Counted.now([one for one in tensors if not one.is_inference()])
         # A tensor of inference mode does not count writes, so that its values must tell.
-        self._values = [(one, one.clone()) for one in tensors if one.is_inference()] if not self._waits else []
+        self._values = [(one, one.clone()) for one in tensors if one.is_inference()]
 
     def compare(self, call: Call, output: Any, copies: bool) -> bool:
         """Write down what the call gave and did; whether it is for `finish` to do so."""
@@ -103,8 +102,7 @@ class Before:
             if self._waits:
                 reach = Reach.of(output)
                 if _can_wait(reach):
-                    tensors = [*self._reach.tensors, *reach.tensors]
-                    self._output, self._counts = output, Counted(tensors, list(map(count_of_writes, tensors)))
+                    self._output, self._counts = output, Counted.now([*self._reach.tensors, *reach.tensors])
                     return True
                 self._freeze(Freezer(clones=self._clones))
             self._keep(call, output, Freezer(self._reach.holders, copies, self._clones))

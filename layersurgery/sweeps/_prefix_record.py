@@ -266,6 +266,7 @@ class Recorder:
             output = self._recorded(here.top, forward, arguments, keywords)
         except BaseException:
             self.problem = "a forward pass failed"
+            self._waiting.clear()
             raise
         finally:
             self._pass = None

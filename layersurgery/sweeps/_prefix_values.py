@@ -39,6 +39,11 @@ class Counted:
         counted = [one for one in held if one.version is not None]
         return cls([one.tensor for one in counted], [one.version for one in counted])
 
+    @classmethod
+    def now(cls, tensors: list[torch.Tensor]) -> Counted:
+        """Of some as they are."""
+        return cls(tensors, list(map(count_of_writes, tensors)))
+
     @property
     def are_intact(self) -> bool:
         """Whether nobody has written into any."""

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from layersurgery.surgery import Handle, Surgery, _ledger
 from layersurgery.surgery._resolve import resolve
 from layersurgery.surgery._surgery import Block
+from layersurgery.sweeps._prefix_values import Counted
 from layersurgery.sweeps._prefix_zeros import SilentParts
 
 
@@ -28,7 +28,7 @@ class Applied:
 
     plan: _ledger.Plan
     modules: frozenset[nn.Module]
-    values: list[tuple[torch.Tensor, int]] | None = None
+    values: Counted | None = None
     _silent: SilentParts | None = None
 
     @property
@@ -41,7 +41,7 @@ class Applied:
     @property
     def are_intact(self) -> bool:
         """Whether there are values, and nobody has written into them."""
-        return self.values is not None and all(value._version == version for value, version in self.values)
+        return self.values is not None and self.values.are_intact
 
 
 class Recurring:
@@ -77,8 +77,9 @@ class Recurring:
 
 
 def _attach(known: Applied) -> Handle:
-    values = [value for value, _ in known.values or ()] if known.are_intact else _ledger.values(known.plan)
+    kept = known.values if known.are_intact else None
+    values = _ledger.values(known.plan) if kept is None else kept.tensors
     handle = Handle(_ledger.put(known.plan, values), known.plan)
     small = all(not any(value.stride()) for value in values)  # single numbers, seen in the shape of a matrix
-    known.values = [(value, value._version) for value in values] if small else None
+    known.values = Counted.now(values) if small else None
     return handle
