@@ -33,12 +33,12 @@ class Mutant:
 LEDGER, BLOCK, PARAMETERS, TAPS, CLOCK = (
     f"layersurgery/surgery/_{name}.py" for name in ("ledger", "surgery", "parameters", "taps", "clock")
 )
-WATCH, LOCAL, SHARING, STAND_INS, RECURRING, PREFIX, RECORD, REPLAY, STATE, PROBE, TAIL, VALUES, ATTENTION = (
-    f"layersurgery/sweeps/_{name}.py"
-    for name in (
-        *("watch", "local", "sharing", "stand_ins", "recurring", "prefix"),
-        *(f"prefix_{part}" for part in ("record", "replay", "state", "probe", "tail", "values", "attention")),
-    )
+WATCH, LOCAL, SHARING, STAND_INS, RECURRING, PREFIX = (
+    f"layersurgery/sweeps/_{name}.py" for name in ("watch", "local", "sharing", "stand_ins", "recurring", "prefix")
+)
+RECORD, BEFORE, FOLLOWED, REPLAY, STATE, PROBE, TAIL, VALUES, ATTENTION = (
+    f"layersurgery/sweeps/_prefix_{name}.py"
+    for name in ("record", "before", "followed", "replay", "state", "probe", "tail", "values", "attention")
 )
 GUARDS, SHARED = "tests/sweeps/test_prefix_guards.py", "tests/sweeps/test_sharing.py"
 TAILS, CLASSES = "tests/sweeps/test_prefix_tail.py", "tests/sweeps/test_prefix_architectures.py"
@@ -180,8 +180,8 @@ MUTANTS = [
     Mutant(
         "sharing: it does not matter what a part is given",
         REPLAY,
-        "    return call.inputs.are(arguments, keywords, found, given.objects if call.given else None)",
-        "    return True",
+        "        return call.inputs.are(arguments, keywords, found)",
+        "        return True",
         GUARDS,
     ),
     Mutant(
@@ -258,15 +258,29 @@ MUTANTS = [
     Mutant(
         "sharing: zeros are put in place that others wrote into",
         RECURRING,
-        "return self.values is not None and self.values.are_intact",
-        "return self.values is not None",
+        "if kept is not None and kept.are_intact:",
+        "if kept is not None:",
         "tests/sweeps/test_recurring.py",
     ),
     Mutant(
+        "sharing: what is lent is not followed",
+        FOLLOWED,
+        "if module in kept or not calls <= parts.above([module]):",
+        "if module in kept:",
+        "tests/sweeps/test_prefix_followed.py",
+    ),
+    Mutant(
+        "sharing: a part begins when what holds it does, even if that is later",
+        FOLLOWED,
+        "return holders[0] if all(begun) else None",
+        "return holders[0]",
+        "tests/sweeps/test_prefix_followed.py",
+    ),
+    Mutant(
         "sharing: small tensors count as they are when the pass is over",
-        VALUES,
-        "tensor._version if self._counts is None else self._counts[id(tensor)]",
-        "tensor._version",
+        BEFORE,
+        "self._output, self._counts = output, Counted.now([*self._reach.tensors, *reach.tensors])",
+        "self._output, self._counts = output, Counted.now([])",
         GUARDS,
     ),
     Mutant(

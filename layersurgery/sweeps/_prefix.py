@@ -13,6 +13,7 @@ from layersurgery.surgery import Surgery
 from layersurgery.surgery._resolve import _around
 from layersurgery.surgery._surgery import Block
 from layersurgery.sweeps._notes import Notes
+from layersurgery.sweeps._prefix_followed import Followed
 from layersurgery.sweeps._prefix_map import Map
 from layersurgery.sweeps._prefix_probe import find_tail
 from layersurgery.sweeps._prefix_record import NO_ROOM, Pass, Record, Recorder
@@ -73,8 +74,11 @@ class SharedPrefix:
         self._sites = {site: _modules(model, site) for site in sites}
         self._below: dict[nn.Module, list[tuple[nn.Module, ...]]] = {}
         self._proven: dict[tuple[Any, ...], bool] = {}
+        self._tops: set[nn.Module] = set()
         for site, modules in self._sites.items():
-            for holder in self._parts.above(_around(model, site)[1]):
+            tops = _around(model, site)[1]
+            self._tops.update(tops)
+            for holder in self._parts.above(tops):
                 self._below.setdefault(holder, []).append(modules)
         self._site_parts = SiteParts.of(())
         self._copied: set[nn.Module] = set()
@@ -82,8 +86,9 @@ class SharedPrefix:
         self._draws = True  # as far as is known
         self._standing: Standing | None = None
         self._recurring = Recurring(model)
+        self._followed: Followed | None = None
         self._tail: Tail | None = None
-        self._whole = False
+        self._whole = self._sought = False
         self._record = Record()
         self._ground: Ground | None = None
         self._recorded: list[Pass] = []
@@ -154,9 +159,18 @@ class SharedPrefix:
             return
         standing = self._standing or self._stand()
         limit = self._room.read() if self._limit is None else self._limit
-        recorder = Recorder(self._parts, self._site_parts, self._below, self._copied, limit, each=self._draws)
+        followed = self._to_follow()
+        recorder = Recorder(
+            self._parts,
+            self._site_parts,
+            self._below,
+            self._copied,
+            limit,
+            within=followed.within,
+            each=self._draws,
+        )
         self._recorded = recorder.passes
-        with StandIns(self._parts.modules, recorder.called):
+        with StandIns(followed.modules, recorder.called):
             yield
         self._ran = recorder.ran
         self.lacked_memory, self._draws = recorder.lacked_memory, recorder.drew
@@ -165,10 +179,25 @@ class SharedPrefix:
         if recorder.problem:
             self._notes.tell(f"nothing of the model is shared between variants, since {recorder.problem}")
         else:
-            self._keep(recorder, standing)
+            self._keep(recorder, standing, complete=not followed.within)
 
-    def _keep(self, recorder: Recorder, standing: Standing) -> None:
-        """Keep what was recorded of a model, with what has changed since it stood like this."""
+    def _to_follow(self) -> Followed:
+        """What the next recording takes notice of: all modules, as long as something is still to be found out."""
+        seeks = self._seeks_tail and not self._sought
+        return Followed(self._parts.modules) if self._followed is None or seeks else self._followed
+
+    @property
+    def _seeks_tail(self) -> bool:
+        return self._tail is None and self.trims and not self._whole
+
+    def _keep(self, recorder: Recorder, standing: Standing, *, complete: bool) -> None:
+        """Keep what was recorded of a model, with what has changed since it stood like this.
+
+        Args:
+            recorder: what was recorded.
+            standing: how the model stood.
+            complete: whether all modules were followed.
+        """
         changes = standing.changes()
         self._volatile |= changes.attributes
         if changes:
@@ -177,10 +206,18 @@ class SharedPrefix:
         self._site_parts = self._site_parts.ending_so(endings)
         self._judge(recorder.passes, changes, standing)
         self._record = Record.of(recorder.passes)
-        if not changes and self._tail is None and self.trims and not self._whole:
-            self._tail = find_tail(self._parts, self._record, list(self._sites.values()))
+        if not changes and complete:
+            self._look_closely(recorder.passes, standing)
         at_the_end = self._tail.around if self._tail else frozenset[nn.Module]()
         self._ground = Ground(self._parts, recorder.passes, standing.groups, at_the_end)
+
+    def _look_closely(self, passes: list[Pass], standing: Standing) -> None:
+        """Find what stays as it is from one recording to the next, when all modules were followed in one."""
+        if self._seeks_tail:
+            self._tail, self._sought = find_tail(self._parts, self._record, list(self._sites.values())), True
+        if not self._volatile and not any(one.problem for one in passes):
+            kept = {*self._below, *self._site_parts.ends, *standing.patched, *standing.hooked}
+            self._followed = Followed.after(self._parts, passes, kept, self._tops)
 
     def in_force(self, surgery: Surgery) -> AbstractContextManager[Applied | None]:
         """Puts a surgery in force; gives what it changes, for `replaying` inside, if all else is as it was recorded.
@@ -188,13 +225,14 @@ class SharedPrefix:
         Raises:
             ModelMismatchError, SurgeryError: as for `with surgery(model):`.
         """
-        modules = [part for site in surgery.sites for part in self._modules_of(site)]
+        known = self._recurring.known(surgery)
+        modules = known.modules if known else self._modules_at(surgery)
         if self._is_as_recorded(surgery, modules):
             return self._recurring.in_force(surgery, modules)
         return Block(lambda: surgery.attach(self._parts.root), None)
 
-    def _is_as_recorded(self, surgery: Surgery, modules: list[nn.Module]) -> bool:
-        """Whether all is on which a variant rests, and what the surgery changes, these modules of its sites."""
+    def _is_as_recorded(self, surgery: Surgery, modules: frozenset[nn.Module]) -> bool:
+        """Whether all is on which a variant rests, and what the surgery changes, these modules."""
         if self._standing is None or self._ground is None or self._volatile:
             return False
         if any(step.tied == "everywhere" for step in surgery.steps):  # anywhere in the model
@@ -219,7 +257,7 @@ class SharedPrefix:
             changes = self._standing.changes(None if site is None else self._ground.groups(site_modules))
             unsettled = {pair[0] for pair in changes.attributes & self._volatile}
             changed = changes.made_over | {pair[0] for pair in changes.attributes - self._volatile}
-            changed.update(site_modules)
+            changed = frozenset((*changed, *site_modules))
             silent = SilentParts.among(changed)
         else:
             unsettled, changed, silent = set[nn.Module](), applied.modules, applied.silent
@@ -236,8 +274,11 @@ class SharedPrefix:
     def _stand(self) -> Standing:
         """See the model as it is now as the unmodified one."""
         self._standing, self._recurring = Standing(self._parts.modules), Recurring(self._parts.root)
-        self._site_parts = SiteParts.of(self._sites.values())
+        self._site_parts, self._followed, self._sought = SiteParts.of(self._sites.values()), None, False
         return self._standing
+
+    def _modules_at(self, surgery: Surgery) -> frozenset[nn.Module]:
+        return frozenset(part for site in surgery.sites for part in self._modules_of(site))
 
     def _modules_of(self, site: Site) -> tuple[nn.Module, ...]:
         return self._sites[site] if site in self._sites else _modules(self._parts.root, site)

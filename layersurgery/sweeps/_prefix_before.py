@@ -111,10 +111,9 @@ class Before:
         return False
 
     def finish(self, call: Call) -> None:
-        """Write down what the call gave."""
-        counts = {id(tensor): count for tensor, count in zip(self._counts.tensors, self._counts.versions, strict=True)}
-        self._freeze(Freezer(counts=counts))
-        self._keep(call, self._output, Freezer(counts=counts))
+        """Write down what the call was given and gave: all of it as it is, since only writes could change it."""
+        call.inputs, call.output = Inputs(*self._given), self._output
+        call.held = list(map(Held, self._counts.tensors, self._counts.versions))
 
     def _freeze(self, freezer: Freezer) -> None:
         self._inputs, self._taken = freezer.freeze(self._given), freezer.held
@@ -126,7 +125,7 @@ class Before:
             now = list(shallow(holder))
             if len(now) != len(was) or any(one is not other for one, other in zip(now, was, strict=True)):
                 call.effects.append((number, freezer.contents_of(holder)))
-        call.inputs, call.held = Inputs(self._inputs), self._taken + freezer.held
+        call.inputs, call.held = Inputs(*self._given, self._inputs), self._taken + freezer.held
         if torch.is_grad_enabled() and any(held.tensor.requires_grad for held in call.held):
             call.problem = "gradients are recorded (score under torch.no_grad())"
         elif freezer.copied_any_of(self._reach.tensors):

@@ -80,7 +80,11 @@ class _Trial:
         recorded = self._record.passes[0]
         probe = Probe(self._parts, recorded, self._late, hidden, self.agree)
         replayer = Replayer(
-            self._record, Moved(self._parts, self._late, ()), Silence(SilentParts(), None), _tell_nobody, probe
+            self._record,
+            Moved(self._parts, frozenset(self._late), ()),
+            Silence(SilentParts(), None),
+            _tell_nobody,
+            probe,
         )
         arguments, keywords = thaw(recorded.inputs)
         operations = _Operations(probe)

@@ -139,7 +139,11 @@ def _visit(value: Any, found: Reach, seen: set[int], inside: bool) -> None:
         found.inside = found.inside or (inside and value.dim() > 1)
     elif kind == "tuple":
         for entry in value:
-            if kind_of(type(entry)) != "atom":  # nearly always it is
+            kind = kind_of(type(entry))
+            if kind == "tensor":
+                found.tensors.append(entry)
+                found.inside = found.inside or (inside and entry.dim() > 1)
+            elif kind != "atom":  # nearly always it is
                 _visit(entry, found, seen, inside)
     elif kind == "unknown":
         raise UnknownValueError(f"a {type(value).__name__}")

@@ -103,17 +103,25 @@ class Pass:
     endings: dict[nn.Module, Ending | None] = field(default_factory=dict["nn.Module", "Ending | None"])
     pays: bool = True
     problem: str = ""
+    _cuts: dict[Collection[nn.Module], float] = field(default_factory=dict[Collection[nn.Module], float], init=False)
 
     def watched_before(self, cut: float) -> list[nn.Module]:
         """Of these, those that began before a cut."""
         return [module for _, module in self.watched[: bisect_left(self.watched, cut, key=itemgetter(0))]]
 
-    def cut(self, changed: Collection[nn.Module], parts: Map) -> float:
-        """When the first of these modules began; `NEVER` if none takes part.
+    def cut(self, changed: tuple[nn.Module, ...] | frozenset[nn.Module], parts: Map) -> float:
+        """When the first of these modules began; `NEVER` if none takes part. To be asked when the call is over.
 
         A module that was not called may lend its weights to one that holds it (torch's multi-head attention does), so
         that the nearest of those counts.
         """
+        found = self._cuts.get(changed)
+        if found is None:
+            found = self._cuts[changed] = self.cut_by_now(changed, parts)
+        return found
+
+    def cut_by_now(self, changed: Collection[nn.Module], parts: Map) -> float:
+        """The same, while the call goes on."""
         found = NEVER
         for module in changed:
             begun = self.first.get(module)
@@ -177,6 +185,7 @@ class Recorder:
         below: the modules that hold sites, and these sites; inside of them calls are recorded one by one.
         copied: modules whose inputs or output are written into by others, so that copies are kept.
         limit: bytes that may be kept; None: any number.
+        within: modules that do not come here, each with one that does and holds it: as if both had begun at once.
         each: whether to see of each call if it draws random numbers; if not, of the scorer's calls as a whole.
 
     Attributes:
@@ -196,6 +205,7 @@ class Recorder:
         copied: Collection[nn.Module],
         limit: int | None = None,
         *,
+        within: Mapping[nn.Module, nn.Module] | None = None,
         each: bool = True,
     ) -> None:
         self.passes: list[Pass] = []
@@ -203,7 +213,7 @@ class Recorder:
         self.left_alone = ""
         self.lacked_memory = False
         self._parts, self._sites, self._below = parts, sites, below
-        self._copied = copied
+        self._copied, self._within = copied, within or {}
         self.drew = False
         self.ran: set[nn.Module] = set()
         self._each = each
@@ -277,6 +287,8 @@ class Recorder:
             self.drew, here.problem = True, "" if self._each else DRAWS
         if not chance.others_are_untouched():
             here.problem = "it draws random numbers with Python's or numpy's generator"
+        begun = ((module, here.first.get(around)) for module, around in self._within.items())
+        here.first.update({module: begin for module, begin in begun if begin is not None})
         self._prune(here.top, [here.top], NEVER, here)
         self._finish_waiting()
         self.passes.append(here)
@@ -338,8 +350,10 @@ class Recorder:
 
         And of what a single site needs and is quickly computed: norms, activations, tables.
         """
+        if not calls:
+            return
         sites = self._sites.sites if end == NEVER else self._below.get(around.module, ())
-        cuts = sorted(here.cut(site, self._parts) for site in sites)
+        cuts = sorted(here.cut_by_now(site, self._parts) for site in sites)
         for call in calls:
             first = bisect_left(cuts, call.end)
             uses = bisect_left(cuts, end) - first if end != NEVER else len(cuts) - first

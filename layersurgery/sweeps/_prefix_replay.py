@@ -27,10 +27,10 @@ class Moved:
         unsettled: modules whose state has changed, as it did in the recording.
     """
 
-    def __init__(self, parts: Map, changed: Collection[nn.Module], unsettled: Collection[nn.Module]) -> None:
+    def __init__(self, parts: Map, changed: frozenset[nn.Module], unsettled: Collection[nn.Module]) -> None:
         self.parts, self.changed, self.unsettled = parts, changed, frozenset(unsettled)
         # The code of what holds a module may use its weights without calling it.
-        self.above = parts.above((*changed, *unsettled))
+        self.above = parts.above(changed.union(unsettled) if unsettled else changed)
 
     def touches(self, recorded: Pass, call: Call) -> bool:
         """Whether a call has to do with one of them, whenever it was."""
@@ -64,7 +64,7 @@ class Ground:
         # One that was not called may lend its weights to one that was.
         self._begins = [[min([one.first.get(module, -1) for module in group]) for group in groups] for one in passes]
 
-    def groups(self, changed: Collection[nn.Module], *, itself: bool = False) -> list[int]:
+    def groups(self, changed: tuple[nn.Module, ...] | frozenset[nn.Module], *, itself: bool = False) -> list[int]:
         """The numbers of the groups with such modules, for a variant with these modules changed; or with one of these.
 
         Args:
@@ -244,6 +244,9 @@ def script(recorded: Pass, moved: Moved, watched: Collection[nn.Module]) -> list
 
 def _takes(call: Call, given: Reach, arguments: tuple[Any, ...], keywords: dict[str, Any], found: Found) -> bool:
     """Whether what was recorded is what the module would give and do now."""
-    if call.inputs is None or not call.counted.are_intact or tuple(map(type, given.holders)) != call.given:
+    if call.inputs is None or not call.counted.are_intact:
         return False
-    return call.inputs.are(arguments, keywords, found, given.objects if call.given else None)
+    if not call.given:
+        return call.inputs.are(arguments, keywords, found)
+    alike = tuple(map(type, given.holders)) == call.given
+    return alike and call.inputs.are(arguments, keywords, found, given.objects)

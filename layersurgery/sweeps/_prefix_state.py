@@ -88,11 +88,14 @@ class Standing:
         return set(filter(hooks_on, self.modules))
 
     def changes(self, groups: Iterable[int] | None = None) -> Changes:
-        """What has changed since; of some of `groups` at least, by their numbers, or of all."""
+        """What has changed since; of some of `groups` at least, by their numbers, or of all.
+
+        That an attribute has another name, and all is in its place as before, is seen only where all are looked at.
+        """
         made_over, attributes = set[nn.Module](), {*self._rewritten()}
         for number in range(len(self._groups)) if groups is None else groups:
             group = self._groups[number]
-            others = group.others()
+            others = group.others(names=groups is None)
             if not others:
                 continue
             replaced = {(state.module, name) for state in others for name in state.replaced()}
@@ -162,8 +165,8 @@ class _Group:
             one for state in states for one, version in state.parameters.values() if version is not None
         ]
         self._versions = [one._version for one in self._parameters]
-        self._own = [state.tables[0] for state in states if state.is_plain]
-        self._sizes = list(map(len, self._own))
+        self._sized = [*self._tables, *(state.tables[0] for state in states if state.is_plain)]
+        self._sizes = list(map(len, self._sized))
         # Sets of hooks on a hook of ours grow and shrink without the tables' knowing.
         self._outlets = any(
             isinstance(hook, Outlet) for state in states for one in state.hooks for hook in one.values()
@@ -172,15 +175,15 @@ class _Group:
         starts = range(0, len(states), size) if len(states) > 1 else ()
         self._parts = [_Group(states[start : start + size]) for start in starts]
 
-    def others(self) -> list[_State]:
-        """Those that are not as before, or may not be."""
-        if self._is_as_before():
+    def others(self, *, names: bool) -> list[_State]:
+        """Those that are not as before, or may not be; `names`: of which attributes have other names, too."""
+        if self._is_as_before(names):
             return []
         if len(self.states) == 1:
             return self.states
-        return [state for part in self._parts for state in part.others()]
+        return [state for part in self._parts for state in part.others(names=names)]
 
-    def _is_as_before(self) -> bool:
+    def _is_as_before(self, names: bool) -> bool:
         """Whether nothing was put in or taken out, and no parameter written into."""
         now = self._values_of(*self._weights)
         if len(now) != len(self._tensors) or not all(map(operator.is_, now, self._tensors)):
@@ -189,17 +192,13 @@ class _Group:
             same = (
                 not any(self._empty)
                 and self._values_of(*self._tables) == self._values
-                and list(chain.from_iterable(self._tables)) == self._names
+                and list(map(len, self._sized)) == self._sizes
+                and (not names or list(chain.from_iterable(self._tables)) == self._names)
                 and _flat(self._hooks) == self._hooked
             )
         except Exception:  # others than before, which cannot be compared
             return False
-        return (
-            same
-            and not self._outlets
-            and list(map(len, self._own)) == self._sizes
-            and list(map(count_of_writes, self._parameters)) == self._versions
-        )
+        return same and not self._outlets and list(map(count_of_writes, self._parameters)) == self._versions
 
 
 def _values(*tables: dict[Any, Any]) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,7 +112,6 @@ class Freezer:
         copies: copy tensors, too. Tensors of inference mode are copied always: they do not count writes.
         clones: copies that were made before, for use where they still equal the tensor.
         prints: gives what is to be kept in place of a tensor; None: the tensor itself.
-        counts: by the ids of tensors, how often each had been written into when it was given; None: as often as now.
     """
 
     def __init__(
@@ -121,14 +120,12 @@ class Freezer:
         copies: bool = False,
         clones: Clones | None = None,
         prints: Callable[[torch.Tensor], Print | None] | None = None,
-        counts: Mapping[int, int | None] | None = None,
     ) -> None:
         self.held: list[Held] = []
         self._given = {id(holder): number for number, holder in enumerate(given)}
         self._copies = copies
         self._clones: Clones = {} if clones is None else clones
         self._prints = prints
-        self._counts = counts
         self._done: dict[int, Any] = {}
         self._alive: list[Any] = []  # ids are those of living objects only
         self._originals: list[torch.Tensor] = []
@@ -187,7 +184,7 @@ class Freezer:
     def _hold(self, tensor: torch.Tensor) -> Held:
         counts = not tensor.is_inference()
         if counts and not self._copies:
-            held = Held(tensor, tensor._version if self._counts is None else self._counts[id(tensor)])
+            held = Held(tensor, tensor._version)
         else:
             held = self._copied(tensor)
             self._originals.append(tensor)
@@ -268,15 +265,18 @@ class Inputs:
     """What a call is given, told quickly from other things: nearly always it is the very same again.
 
     Args:
-        frozen: its arguments and keywords, frozen.
+        arguments: the arguments.
+        keywords: the keywords.
+        frozen: both, frozen; None: there is nothing among them that can be changed, but tensors that count writes.
     """
 
-    def __init__(self, frozen: Any) -> None:
-        positional, named = frozen.entries
-        self._frozen = frozen
-        self._names = tuple(name for name, _ in named.entries)
-        self._each = (*positional.entries, *(one for _, one in named.entries))
-        self._themselves = tuple(map(_itself, self._each))
+    def __init__(self, arguments: tuple[Any, ...], keywords: dict[str, Any], frozen: Any = None) -> None:
+        self._names = tuple(keywords)
+        self._frozen, self._each, self._themselves = frozen, None, (*arguments, *keywords.values())
+        if frozen is not None:
+            positional, named = frozen.entries
+            self._each = (*positional.entries, *(one for _, one in named.entries))
+            self._themselves = tuple(map(_itself, self._each))
 
     def are(
         self, arguments: tuple[Any, ...], keywords: dict[str, Any], found: Found, given: Sequence[Any] | None = None
@@ -292,13 +292,17 @@ class Inputs:
         if given is not None:
             return same(self._frozen, (arguments, keywords), given, found)
         values = (*arguments, *keywords.values())
-        if len(values) != len(self._each) or tuple(keywords) != self._names:
+        if len(values) != len(self._themselves) or tuple(keywords) != self._names:
             return False
         for number, one in enumerate(self._themselves):
             value = values[number]
-            if value is not one and not (_was_found(one, value, found) or same(self._each[number], value, (), found)):
+            if value is not one and not (_was_found(one, value, found) or self._same(number, value, found)):
                 return False
         return True
+
+    def _same(self, number: int, value: Any, found: Found) -> bool:
+        frozen = Freezer().freeze(self._themselves[number]) if self._each is None else self._each[number]
+        return same(frozen, value, (), found)
 
 
 def same(frozen: Any, value: Any, given: Sequence[Any] = (), found: Found | None = None) -> bool:

@@ -15,7 +15,7 @@ from layersurgery.sweeps._prefix_state import hooks_on, is_patched
 from layersurgery.sweeps._stand_ins import Forward
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Ending:
     """How a module ended in a call of the unmodified model: it gave what a linear module inside gave, nothing else.
 
@@ -274,7 +274,11 @@ _MANY = 8  # products in each sum
 
 
 def _sum(states: torch.Tensor) -> float:
-    return states.sum(dtype=torch.promote_types(states.dtype, torch.float32)).item()
+    dtype = states.dtype
+    return states.sum(dtype=None if dtype in _WIDE else torch.promote_types(dtype, torch.float32)).item()
+
+
+_WIDE = (torch.float32, torch.float64)  # in which numbers of a tensor are added
 
 
 def _is_zero(parameter: torch.Tensor | None) -> bool:

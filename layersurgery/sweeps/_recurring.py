@@ -38,11 +38,6 @@ class Applied:
             self._silent = SilentParts.among(self.modules)
         return self._silent
 
-    @property
-    def are_intact(self) -> bool:
-        """Whether there are values, and nobody has written into them."""
-        return self.values is not None and self.values.are_intact
-
 
 class Recurring:
     """Puts surgeries in force on a model, for as long as nothing else changes there.
@@ -65,6 +60,10 @@ class Recurring:
         self._model = model
         self._known: dict[Surgery, Applied] = {}
 
+    def known(self, surgery: Surgery) -> Applied | None:
+        """What a surgery changes that was in force before."""
+        return self._known.get(surgery)
+
     def in_force(self, surgery: Surgery, modules: Iterable[nn.Module]) -> AbstractContextManager[Applied]:
         """The same as `surgery(model)`, which tells what is changed; `modules` are those of its sites."""
         known = self._known.get(surgery)
@@ -77,9 +76,11 @@ class Recurring:
 
 
 def _attach(known: Applied) -> Handle:
-    kept = known.values if known.are_intact else None
-    values = _ledger.values(known.plan) if kept is None else kept.tensors
-    handle = Handle(_ledger.put(known.plan, values), known.plan)
-    small = all(not any(value.stride()) for value in values)  # single numbers, seen in the shape of a matrix
-    known.values = Counted.now(values) if small else None
-    return handle
+    kept = known.values
+    if kept is not None and kept.are_intact:
+        values = kept.tensors
+    else:
+        values = _ledger.values(known.plan)
+        small = all(not any(value.stride()) for value in values)  # single numbers, seen in the shape of a matrix
+        known.values = Counted.now(values) if small else None
+    return Handle(_ledger.put(known.plan, values), known.plan)
