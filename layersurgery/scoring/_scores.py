@@ -63,9 +63,10 @@ def _vector(values: object, name: str, length: int | None) -> np.ndarray:
     if array.ndim != 1 or (length is not None and len(array) != length):
         expected = "a flat array" if length is None else f"{length} numbers"
         raise ScoringError(f"Scores.{name} must be {expected}, one per sample; got shape {array.shape}")
-    bad = np.flatnonzero(~np.isfinite(array))
-    if len(bad):
-        raise ScoringError(f"Scores.{name} is {array[bad[0]]} for sample {bad[0]} of the batch; scores must be finite")
+    finite = np.isfinite(array)
+    if not finite.all():
+        bad = int(finite.argmin())
+        raise ScoringError(f"Scores.{name} is {array[bad]} for sample {bad} of the batch; scores must be finite")
     return array
 
 

@@ -56,6 +56,9 @@ class Plan:
     def __add__(self, other: Plan) -> Plan:
         return Plan(self.slots + other.slots, self.taps + other.taps)
 
+    def __bool__(self) -> bool:
+        return bool(self.slots or self.taps)
+
 
 class _Overlay(NamedTuple):
     token: int
@@ -216,7 +219,7 @@ def _lift(token: int, plan: Plan) -> None:
                 continue
             if token in [overlay.token for overlay in state.overlays]:
                 moved = moved or _moved(state)
-                state.overlays = _without(state, token)
+                state.overlays = _without(state, token) if len(state.overlays) > 1 else []
             set_parameter(slot.module, slot.name, state.top())
             if not state.overlays:
                 del states[slot.name]

@@ -175,8 +175,9 @@ class Handle:
 
     def remove(self) -> None:
         """Lift the surgery: the very same parameters are back, under whatever else is still in force."""
-        _ledger.lift(self._token, self._plan)
-        self._plan = _ledger.Plan()
+        if self._plan:
+            _ledger.lift(self._token, self._plan)
+            self._plan = _ledger.Plan()
 
 
 class Block(AbstractContextManager[Given], Generic[Given]):

@@ -41,45 +41,50 @@ def check_samples(samples: Sequence[Any]) -> tuple[Any, ...]:
     return taken
 
 
-def call(score: Scorer, model: Any, samples: Sequence[Any], names: Sequence[str], variant: str) -> Scores | float:
+def call(
+    score: Scorer, model: Any, samples: Sequence[Any], names: Sequence[str], variant: Callable[[], str]
+) -> Scores | float:
     """Call the scorer and read its answer: one score per sample, or one number for all of them.
 
     Raises:
         ScoringError: if it raised or returned anything else; the message names the variant and the samples.
     """
-    where = f"at {variant}, samples {_span(names)}"
+
+    def where() -> str:
+        return f"at {variant()}, samples {_span(names)}"
+
     try:
         answer = score(model, list(samples))
     except LayerSurgeryError as error:
-        raise type(error)(f"{error} ({where})") from error
+        raise type(error)(f"{error} ({where()})") from error
     except Exception as error:
-        raise ScoringError(f"the scorer failed {where}: {type(error).__name__}: {error}") from error
+        raise ScoringError(f"the scorer failed {where()}: {type(error).__name__}: {error}") from error
     return _read(answer, names, where)
 
 
-def _read(answer: Any, names: Sequence[str], where: str) -> Scores | float:
+def _read(answer: Any, names: Sequence[str], where: Callable[[], str]) -> Scores | float:
     if not isinstance(answer, Scores):
         try:
             values = as_floats(answer)
         except (TypeError, ValueError):
             raise ScoringError(
-                f"the scorer returned {type(answer).__name__} {where}; expected one real number per sample, or "
+                f"the scorer returned {type(answer).__name__} {where()}; expected one real number per sample, or "
                 "one in all"
             ) from None
-        bad = np.flatnonzero(~np.isfinite(values))
-        if len(bad):
-            culprit = names[bad[0]] if values.ndim == 1 and len(values) == len(names) else "?"
+        finite = np.isfinite(values)
+        if not finite.all():
+            bad = int(finite.argmin())
+            culprit = names[bad] if values.ndim == 1 and len(values) == len(names) else "?"
             raise ScoringError(
-                f"the scorer returned {values.reshape(-1)[bad[0]]} for sample {culprit!r} {where}; scores must "
-                "be finite"
+                f"the scorer returned {values.reshape(-1)[bad]} for sample {culprit!r} {where()}; scores must be finite"
             )
         if values.ndim == 0:
             return float(values)
         if values.shape != (len(names),):
-            raise ScoringError(_wrong_length(values.shape, names, where))
+            raise ScoringError(_wrong_length(values.shape, names, where()))
         return Scores(values)
     if len(answer) != len(names):
-        raise ScoringError(_wrong_length((len(answer),), names, where))
+        raise ScoringError(_wrong_length((len(answer),), names, where()))
     return answer
 
 

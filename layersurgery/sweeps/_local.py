@@ -11,6 +11,7 @@ from typing import Any
 from layersurgery.errors import LayerSurgeryWarning, SampleError, ScoringError
 from layersurgery.scoring import Scores
 from layersurgery.sites import unwrap
+from layersurgery.surgery import Surgery
 from layersurgery.surgery._resolve import resolve
 from layersurgery.sweeps._call import call
 from layersurgery.sweeps._executor import Job, Result, Wanted
@@ -145,21 +146,21 @@ class LocalExecutor:
         def scored() -> Scores | float:
             return self._scored(row, columns)
 
-        rows = [other for other in left if other]
-        to_come = [job.surgeries[other - 1] for other in rows]
-
         def ahead() -> Scores | float:
-            return self._scored(rows[0], columns)
+            return self._scored(next(filter(None, left)), columns)
+
+        def to_come() -> list[Surgery]:
+            return [job.surgeries[other - 1] for other in left if other]
 
         if row == 0:
             if not self._pays_to_share:
                 return scored()
             # A scorer that says how many samples it takes gives a score for each; of others it is not known yet.
-            knows = bool(rows) and hasattr(job.score, "batch_size")
-            return self._sharing.base(columns, to_come, scored, ahead if knows else None)
+            knows = any(left) and hasattr(job.score, "batch_size")
+            return self._sharing.base(columns, to_come(), scored, ahead if knows else None)
         site, surgery = job.sites[row - 1], job.surgeries[row - 1]
         if len(left) > 2 and self._sharing.lacks(columns):  # recalled from a store, or read before
-            self._sharing.base(columns, to_come, lambda: self._scored(0, columns), ahead)
+            self._sharing.base(columns, to_come(), lambda: self._scored(0, columns), ahead)
         self._sharing.prepare(columns, to_come)
         ran = self._sharing.ran(surgery, columns)
         with self._watch.on(site) if ran is None else nullcontext():
@@ -183,7 +184,7 @@ class LocalExecutor:
         """The scorer's answer on the model as it is now, said to be that of a row."""
         job = self._job
         samples, names = [job.samples[column] for column in columns], [job.names[column] for column in columns]
-        return call(job.score, job.model, samples, names, _where(job, row))
+        return call(job.score, job.model, samples, names, lambda: _where(job, row))
 
     def _in_order(self, columns: Sequence[int]) -> list[int]:
         length: Callable[[Any], int] | None = getattr(self._job.score, "length", None)

@@ -166,7 +166,7 @@ class SharedPrefix:
             self._below,
             self._copied,
             limit,
-            within=followed.within,
+            inside=followed.inside,
             each=self._draws,
         )
         self._recorded = recorder.passes
@@ -179,7 +179,7 @@ class SharedPrefix:
         if recorder.problem:
             self._notes.tell(f"nothing of the model is shared between variants, since {recorder.problem}")
         else:
-            self._keep(recorder, standing, complete=not followed.within)
+            self._keep(recorder, standing, complete=not followed.inside)
 
     def _to_follow(self) -> Followed:
         """What the next recording takes notice of: all modules, as long as something is still to be found out."""

@@ -113,7 +113,7 @@ class Before:
     def finish(self, call: Call) -> None:
         """Write down what the call was given and gave: all of it as it is, since only writes could change it."""
         call.inputs, call.output = Inputs(*self._given), self._output
-        call.held = list(map(Held, self._counts.tensors, self._counts.versions))
+        call.keep(self._counts)
 
     def _freeze(self, freezer: Freezer) -> None:
         self._inputs, self._taken = freezer.freeze(self._given), freezer.held

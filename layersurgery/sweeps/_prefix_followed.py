@@ -19,11 +19,11 @@ class Followed:
 
     Args:
         modules: these.
-        within: of each other one, the nearest of these that holds it, and began before it.
+        inside: all others, each with the nearest of these that holds it, and began before it.
     """
 
     modules: Sequence[nn.Module]
-    within: Mapping[nn.Module, nn.Module] = field(default_factory=lambda: MappingProxyType({}))
+    inside: Mapping[nn.Module, Sequence[nn.Module]] = field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
     def after(
@@ -41,16 +41,18 @@ class Followed:
             tops: modules of which it matters when what they hold began, as does it of themselves.
         """
         kept = {*kept, *tops, *(call.module for one in passes for call in one.calls())}
-        inside = {part for top in tops for part in top.modules()}
+        below = {part for top in tops for part in top.modules()}
         within: dict[nn.Module, nn.Module] = {}
         for module, calls in _innermost(passes).items():
             if module in kept or not calls <= parts.above([module]):
                 continue
             holder = _nearest(module, parts, passes)
-            if holder is not None and (module not in inside or holder in inside):
+            if holder is not None and (module not in below or holder in below):
                 within[module] = holder
-        nearest = {module: _end(module, within) for module in within}
-        return cls([module for module in parts.modules if module not in within], nearest)
+        found: defaultdict[nn.Module, list[nn.Module]] = defaultdict(list)
+        for module in within:
+            found[_end(module, within)].append(module)
+        return cls([module for module in parts.modules if module not in within], dict(found))
 
 
 def _nearest(module: nn.Module, parts: Map, passes: Sequence[Pass]) -> nn.Module | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from bisect import bisect_left
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
@@ -63,6 +63,10 @@ class Call:
         if self._counted is None:
             self._counted = Counted.of(self.held)
         return self._counted
+
+    def keep(self, counted: Counted) -> None:
+        """Hold on to these tensors, all of them themselves."""
+        self._counted, self.held = counted, list(map(Held, counted.tensors, counted.versions))
 
     def release(self) -> None:
         """Let go of it: it is not answered for."""
@@ -185,7 +189,7 @@ class Recorder:
         below: the modules that hold sites, and these sites; inside of them calls are recorded one by one.
         copied: modules whose inputs or output are written into by others, so that copies are kept.
         limit: bytes that may be kept; None: any number.
-        within: modules that do not come here, each with one that does and holds it: as if both had begun at once.
+        inside: modules that do not come here, each with one that does and holds it: as if both had begun at once.
         each: whether to see of each call if it draws random numbers; if not, of the scorer's calls as a whole.
 
     Attributes:
@@ -205,7 +209,7 @@ class Recorder:
         copied: Collection[nn.Module],
         limit: int | None = None,
         *,
-        within: Mapping[nn.Module, nn.Module] | None = None,
+        inside: Mapping[nn.Module, Sequence[nn.Module]] | None = None,
         each: bool = True,
     ) -> None:
         self.passes: list[Pass] = []
@@ -213,7 +217,7 @@ class Recorder:
         self.left_alone = ""
         self.lacked_memory = False
         self._parts, self._sites, self._below = parts, sites, below
-        self._copied, self._within = copied, within or {}
+        self._copied, self._inside = copied, inside or {}
         self.drew = False
         self.ran: set[nn.Module] = set()
         self._each = each
@@ -241,7 +245,8 @@ class Recorder:
         here = self._pass
         begin = len(here.events)
         here.events.append(module)
-        here.first.setdefault(module, begin)
+        if module not in here.first:
+            self._began(module, begin, here)
         around = self._around[-1]
         if module in self._sites.ends:
             forward = self._endings.followed(module, forward)
@@ -257,6 +262,11 @@ class Recorder:
         finally:
             self._around.pop()
 
+    def _began(self, module: nn.Module, begin: int, here: Pass) -> None:
+        here.first[module] = begin
+        for part in self._inside.get(module, ()):
+            here.first[part] = begin
+
     def _outermost(
         self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]
     ) -> Any:
@@ -269,7 +279,8 @@ class Recorder:
             finally:
                 self._aside = False
         inputs = Freezer().freeze((arguments, keywords))
-        here = self._pass = Pass(module, inputs, World.now(), Call(module, 0), [module], {module: 0})
+        here = self._pass = Pass(module, inputs, World.now(), Call(module, 0), [module])
+        self._began(module, 0, here)
         self._prints = Prints(Reach.of((arguments, keywords)).tensors)
         chance, self._endings = Chance(of_all=True), Endings(self._sites)
         try:
@@ -287,8 +298,6 @@ class Recorder:
             self.drew, here.problem = True, "" if self._each else DRAWS
         if not chance.others_are_untouched():
             here.problem = "it draws random numbers with Python's or numpy's generator"
-        begun = ((module, here.first.get(around)) for module, around in self._within.items())
-        here.first.update({module: begin for module, begin in begun if begin is not None})
         self._prune(here.top, [here.top], NEVER, here)
         self._finish_waiting()
         self.passes.append(here)

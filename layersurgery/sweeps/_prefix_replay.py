@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence, Set
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import nn
 from layersurgery.sweeps._prefix_map import Map
 from layersurgery.sweeps._prefix_reach import Reach
 from layersurgery.sweeps._prefix_record import Call, Pass, Record, left_alone
-from layersurgery.sweeps._prefix_state import World
+from layersurgery.sweeps._prefix_state import World, is_traced
 from layersurgery.sweeps._prefix_tail import Kept, Tail
 from layersurgery.sweeps._prefix_values import Found, pour, same, thaw
 from layersurgery.sweeps._prefix_zeros import Silence, silence
@@ -62,7 +63,8 @@ class Ground:
         self._number = {module: number for number, group in enumerate(groups) for module in group}
         self._always = {number for number, group in enumerate(groups) if not always.isdisjoint(group)}
         # One that was not called may lend its weights to one that was.
-        self._begins = [[min([one.first.get(module, -1) for module in group]) for group in groups] for one in passes]
+        begins = [[min([one.first.get(module, -1) for module in group]) for group in groups] for one in passes]
+        self._orders = [sorted(zip(begun, range(len(groups)), strict=True)) for begun in begins]
 
     def groups(self, changed: tuple[nn.Module, ...] | frozenset[nn.Module], *, itself: bool = False) -> list[int]:
         """The numbers of the groups with such modules, for a variant with these modules changed; or with one of these.
@@ -72,9 +74,9 @@ class Ground:
             itself: the groups with one of these, too.
         """
         found = {*self._always, *([self._number[module] for module in changed] if itself else ())}
-        for one, begins in zip(self._passes, self._begins, strict=True):
-            cut = one.cut(changed, self._parts)
-            found.update([number for number, begin in enumerate(begins) if begin < cut])
+        for one, order in zip(self._passes, self._orders, strict=True):
+            before = bisect_left(order, (one.cut(changed, self._parts), -1))
+            found.update([number for _, number in order[:before]])
         return sorted(found)
 
 
@@ -172,12 +174,15 @@ class Replayer:
     def _begin(self, module: nn.Module, forward: Forward, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         """Look up what was recorded of this call by the scorer."""
         self._script, self._line = [], 0
-        if self._count >= len(self._record.passes) or left_alone(forward, arguments, keywords):
+        if self._count >= len(self._record.passes) or is_traced(forward):
             return
         recorded = self._record.passes[self._count]
-        self._count += 1
         alike = recorded.module is module and recorded.world == World.now()
-        if not alike or not same(recorded.inputs, (arguments, keywords)):
+        alike = alike and same(recorded.inputs, (arguments, keywords))
+        if not alike and left_alone(forward, arguments, keywords):
+            return
+        self._count += 1
+        if not alike:
             self._count = len(self._record.passes)
             self._tell(
                 "the scorer calls the model with other inputs than for the unmodified model: such calls run in full"

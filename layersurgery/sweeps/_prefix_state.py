@@ -194,7 +194,7 @@ class _Group:
                 and self._values_of(*self._tables) == self._values
                 and list(map(len, self._sized)) == self._sizes
                 and (not names or list(chain.from_iterable(self._tables)) == self._names)
-                and _flat(self._hooks) == self._hooked
+                and (not self._hooks or _flat(self._hooks) == self._hooked)
             )
         except Exception:  # others than before, which cannot be compared
             return False

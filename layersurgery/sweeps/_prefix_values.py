@@ -272,7 +272,8 @@ class Inputs:
 
     def __init__(self, arguments: tuple[Any, ...], keywords: dict[str, Any], frozen: Any = None) -> None:
         self._names = tuple(keywords)
-        self._frozen, self._each, self._themselves = frozen, None, (*arguments, *keywords.values())
+        self._frozen = frozen
+        self._each = self._themselves = (*arguments, *keywords.values())
         if frozen is not None:
             positional, named = frozen.entries
             self._each = (*positional.entries, *(one for _, one in named.entries))
@@ -294,14 +295,13 @@ class Inputs:
         values = (*arguments, *keywords.values())
         if len(values) != len(self._themselves) or tuple(keywords) != self._names:
             return False
-        for number, one in enumerate(self._themselves):
-            value = values[number]
-            if value is not one and not (_was_found(one, value, found) or self._same(number, value, found)):
+        for one, kept, value in zip(self._themselves, self._each, values, strict=True):
+            if value is not one and not (_was_found(one, value, found) or self._same(kept, value, found)):
                 return False
         return True
 
-    def _same(self, number: int, value: Any, found: Found) -> bool:
-        frozen = Freezer().freeze(self._themselves[number]) if self._each is None else self._each[number]
+    def _same(self, kept: Any, value: Any, found: Found) -> bool:
+        frozen = Freezer().freeze(kept) if self._frozen is None else kept
         return same(frozen, value, (), found)
 
 

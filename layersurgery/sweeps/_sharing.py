@@ -124,11 +124,11 @@ class Sharing:
         self.forget()
         return True
 
-    def prepare(self, columns: list[int], surgeries: Sequence[Surgery]) -> None:
-        """What can be computed for several variants at once; no surgery may be in force."""
+    def prepare(self, columns: list[int], surgeries: Callable[[], Sequence[Surgery]]) -> None:
+        """Compute what can be computed for several variants at once, those given; no surgery may be in force."""
         if self._together is not None and self._columns == columns and not self._prepared:
             self._prepared = True
-            self._together.compute(surgeries)
+            self._together.compute(surgeries())
 
     def ran(self, surgery: Surgery, columns: list[int]) -> bool | None:
         """Whether the site of a variant takes part in what the scorer runs, as the base shows; None: none is at hand.
