@@ -212,7 +212,7 @@ MUTANTS = [
         "set[nn.Module](), set[tuple[nn.Module, str]]()",
         GUARDS,
     ),
-    Mutant("sharing: what a variant rests on is not looked at", REPLAY, "if begin < cut]", "if begin < 0]", GUARDS),
+    Mutant("sharing: what a variant rests on is not looked at", REPLAY, "in order[:before]])", "in order[:0]])", GUARDS),
     Mutant(
         "sharing: a changed end of the model goes unseen",
         REPLAY,
