@@ -36,9 +36,9 @@ LEDGER, BLOCK, PARAMETERS, TAPS, CLOCK = (
 WATCH, LOCAL, SHARING, STAND_INS, RECURRING, PREFIX = (
     f"layersurgery/sweeps/_{name}.py" for name in ("watch", "local", "sharing", "stand_ins", "recurring", "prefix")
 )
-RECORD, BEFORE, FOLLOWED, REPLAY, STATE, PROBE, TAIL, VALUES, ATTENTION = (
+RECORD, BEFORE, FOLLOWED, COURSE, REPLAY, STATE, PROBE, TAIL, VALUES, ATTENTION = (
     f"layersurgery/sweeps/_prefix_{name}.py"
-    for name in ("record", "before", "followed", "replay", "state", "probe", "tail", "values", "attention")
+    for name in ("record", "before", "followed", "course", "replay", "state", "probe", "tail", "values", "attention")
 )
 GUARDS, SHARED = "tests/sweeps/test_prefix_guards.py", "tests/sweeps/test_sharing.py"
 TAILS, CLASSES = "tests/sweeps/test_prefix_tail.py", "tests/sweeps/test_prefix_architectures.py"
@@ -212,10 +212,12 @@ MUTANTS = [
         "set[nn.Module](), set[tuple[nn.Module, str]]()",
         GUARDS,
     ),
-    Mutant("sharing: what a variant rests on is not looked at", REPLAY, "in order[:before]])", "in order[:0]])", GUARDS),
+    Mutant(
+        "sharing: what a variant rests on is not looked at", COURSE, "in order[:before]])", "in order[:0]])", GUARDS
+    ),
     Mutant(
         "sharing: a changed end of the model goes unseen",
-        REPLAY,
+        COURSE,
         "if not always.isdisjoint(group)}",
         "if not always and group}",
         TAILS,
@@ -251,8 +253,15 @@ MUTANTS = [
     Mutant(
         "sharing: a surgery is put in force as at first, whatever has become of the model",
         PREFIX,
-        "        return not self._standing.changes(self._ground.groups(modules, itself=True))\n",
-        "        return True\n",
+        "if self._standing.changes(groups or self._ground.groups(modules, itself=True)):",
+        "if False:",
+        f"{SHARED} -k for_good",
+    ),
+    Mutant(
+        "sharing: from the second micro-batch on, a variant is believed to rest on little",
+        PREFIX,
+        "self._rests_on[known] = self._ground.groups(known.modules, itself=True)",
+        "self._rests_on[known] = self._ground.groups(known.modules, itself=True)[-1:]",
         f"{SHARED} -k for_good",
     ),
     Mutant(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -13,11 +13,12 @@ from layersurgery.surgery import Surgery
 from layersurgery.surgery._resolve import _around
 from layersurgery.surgery._surgery import Block
 from layersurgery.sweeps._notes import Notes
+from layersurgery.sweeps._prefix_course import Course, Ground, Moved
 from layersurgery.sweeps._prefix_followed import Followed
 from layersurgery.sweeps._prefix_map import Map
 from layersurgery.sweeps._prefix_probe import find_tail
 from layersurgery.sweeps._prefix_record import NO_ROOM, Pass, Record, Recorder
-from layersurgery.sweeps._prefix_replay import Ground, Moved, Replayer
+from layersurgery.sweeps._prefix_replay import Replayer
 from layersurgery.sweeps._prefix_state import Changes, Standing, cannot_share, cannot_share_here
 from layersurgery.sweeps._prefix_tail import Tail
 from layersurgery.sweeps._prefix_zeros import Silence, SilentParts, SiteParts
@@ -95,6 +96,8 @@ class SharedPrefix:
         self._notes = Notes()
         self._limit, self._room = limit, Room(model)
         self._ran: set[nn.Module] | None = None
+        self._courses: dict[Applied, Course] = {}
+        self._rests_on: dict[Applied, list[int]] = {}
         self.has_answered = self.has_cut = self.lacked_memory = False
         self.trims = True
 
@@ -126,7 +129,7 @@ class SharedPrefix:
 
     def compute_all_positions(self, why: str) -> None:
         """From now on, at the end of the model too."""
-        self._tail, self._whole = None, True
+        self._tail, self._whole, self._courses = None, True, {}
         self._notes.tell(f"positions that are not scored are computed in the last layer, too, since {why}")
 
     def take_fewer(self) -> None:
@@ -137,6 +140,7 @@ class SharedPrefix:
     def forget(self) -> None:
         """Let go of what is kept."""
         self._record, self._recorded, self._ground, self._ran = Record(), [], None, None
+        self._courses, self._rests_on = {}, {}
 
     def ran(self, sites: Iterable[Site]) -> bool | None:
         """Whether any module of these sites was called in the last recording; None: that is not known."""
@@ -225,19 +229,27 @@ class SharedPrefix:
         Raises:
             ModelMismatchError, SurgeryError: as for `with surgery(model):`.
         """
+        if self._standing is None or self._ground is None or self._volatile or _is_anywhere(surgery):
+            return Block(lambda: surgery.attach(self._parts.root), None)
         known = self._recurring.known(surgery)
+        groups = None if known is None else self._rests_on.get(known)
         modules = known.modules if known else self._modules_at(surgery)
-        if self._is_as_recorded(surgery, modules):
-            return self._recurring.in_force(surgery, modules)
-        return Block(lambda: surgery.attach(self._parts.root), None)
+        if self._standing.changes(groups or self._ground.groups(modules, itself=True)):
+            return Block(lambda: surgery.attach(self._parts.root), None)
+        return self._recurring.in_force(surgery, modules)
 
-    def _is_as_recorded(self, surgery: Surgery, modules: frozenset[nn.Module]) -> bool:
-        """Whether all is on which a variant rests, and what the surgery changes, these modules."""
-        if self._standing is None or self._ground is None or self._volatile:
-            return False
-        if any(step.tied == "everywhere" for step in surgery.steps):  # anywhere in the model
-            return False
-        return not self._standing.changes(self._ground.groups(modules, itself=True))
+    def prepare(self, surgeries: Iterable[Surgery]) -> None:
+        """Find out what will happen in these variants, as far as it can be known: for all in one go, that is quicker.
+
+        That is so for those that were in force before, on other samples.
+        """
+        if self._ground is None or self._volatile:
+            return
+        for surgery in surgeries:
+            known = self._recurring.known(surgery)
+            if known is not None and known.recurs and not _is_anywhere(surgery):
+                self._courses[known] = self._course(self._record, known.modules, known.silent)
+                self._rests_on[known] = self._ground.groups(known.modules, itself=True)
 
     @contextmanager
     def replaying(self, site: Site | None, first: int = 0, applied: Applied | None = None) -> Iterator[None]:
@@ -261,15 +273,27 @@ class SharedPrefix:
             silent = SilentParts.among(changed)
         else:
             unsettled, changed, silent = set[nn.Module](), applied.modules, applied.silent
-        record = Record(self._record.passes[first:], self._record.watched) if first else self._record
-        tail = self.tail.serving(changed) if self.tail and not unsettled else None
+        course = None if applied is None or first else self._courses.get(applied)
+        if course is None:
+            record = Record(self._record.passes[first:], self._record.watched) if first else self._record
+            course = self._course(record, changed, silent, unsettled)
         silence = Silence(silent, None if self._volatile else self._proven)
-        replayer = Replayer(record, Moved(self._parts, changed, unsettled), silence, self._notes.tell, tail)
+        replayer = Replayer(course, silence, self._notes.tell)
         try:
-            with StandIns(replayer.watched, replayer.called):
+            with StandIns(course.watched, replayer.called):
                 yield
         finally:
             self.has_answered, self.has_cut = replayer.has_answered or replayer.has_cut, replayer.has_cut
+
+    def _course(
+        self,
+        record: Record,
+        changed: frozenset[nn.Module],
+        silent: SilentParts,
+        unsettled: Collection[nn.Module] = (),
+    ) -> Course:
+        tail = self.tail.serving(changed) if self.tail and not unsettled else None
+        return Course(record, Moved(self._parts, changed, unsettled), silent, tail)
 
     def _stand(self) -> Standing:
         """See the model as it is now as the unmodified one."""
@@ -306,6 +330,11 @@ class SharedPrefix:
                     self._notes.tell(_EACH + why, self._parts.paths[call.module])
                     call.problem = why
                     call.release()
+
+
+def _is_anywhere(surgery: Surgery) -> bool:
+    """Whether what it changes may be anywhere in a model."""
+    return any(step.tied == "everywhere" for step in surgery.steps)
 
 
 def _modules(model: nn.Module, site: Site) -> tuple[nn.Module, ...]:

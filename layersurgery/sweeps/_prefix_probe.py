@@ -11,10 +11,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from layersurgery.sweeps._attributes import Attributes
+from layersurgery.sweeps._prefix_course import Course, Moved
 from layersurgery.sweeps._prefix_map import Map
 from layersurgery.sweeps._prefix_reach import Reach
 from layersurgery.sweeps._prefix_record import Record
-from layersurgery.sweeps._prefix_replay import Moved, Replayer
+from layersurgery.sweeps._prefix_replay import Replayer
 from layersurgery.sweeps._prefix_tail import Probe, Tail, asked_for, candidates
 from layersurgery.sweeps._prefix_values import thaw
 from layersurgery.sweeps._prefix_zeros import Silence, SilentParts
@@ -79,16 +80,11 @@ class _Trial:
         """
         recorded = self._record.passes[0]
         probe = Probe(self._parts, recorded, self._late, hidden, self.agree)
-        replayer = Replayer(
-            self._record,
-            Moved(self._parts, frozenset(self._late), ()),
-            Silence(SilentParts(), None),
-            _tell_nobody,
-            probe,
-        )
+        course = Course(self._record, Moved(self._parts, frozenset(self._late), ()), SilentParts(), probe)
+        replayer = Replayer(course, Silence(SilentParts(), None), _tell_nobody)
         arguments, keywords = thaw(recorded.inputs)
         operations = _Operations(probe)
-        with StandIns(replayer.watched, replayer.called), operations if hidden is None else nullcontext():
+        with StandIns(course.watched, replayer.called), operations if hidden is None else nullcontext():
             output = recorded.module(*arguments, **keywords)
         if operations.mixing or (hidden is not None and not replayer.has_cut):
             return [], set()

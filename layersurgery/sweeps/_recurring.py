@@ -32,6 +32,11 @@ class Applied:
     _silent: SilentParts | None = None
 
     @property
+    def recurs(self) -> bool:
+        """Whether it was in force, and its values, and which modules are silent then, will be the same again."""
+        return self.values is not None and self._silent is not None
+
+    @property
     def silent(self) -> SilentParts:
         """Those of the modules that are zeros only, while it is in force."""
         if self._silent is None or self.values is None:

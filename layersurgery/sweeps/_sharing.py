@@ -114,6 +114,7 @@ class Sharing:
         with self._together.recording():
             scores = scored()
         self._columns, self._prepared = columns, False
+        self._prefix.prepare(surgeries)
         return scores
 
     def wants_fewer(self) -> bool:
