@@ -172,7 +172,7 @@ def _overhead(device: str, quick: bool) -> list[str]:
     _say(f"overhead: a sweep beside a replay by hand, without any care; {shape}")
     _say(
         f"  a forward takes {1e3 * found.forward:.0f} ms; layersurgery adds {1e3 * found.seconds:.2f} ms to each, "
-        f"{found.share:.1%} (half of the micro-batches {1e3 * found.lowest:.2f} to {1e3 * found.highest:.2f})"
+        f"{found.share:.1%} ({1e3 * found.lowest:.2f} to {1e3 * found.highest:.2f})"
     )
     _say("" if quick else f"  to be reached: {LIMIT:.0%} at most\n")
     return [] if quick else [f"{OVERHEAD}: {one}" for one in found.missed]
