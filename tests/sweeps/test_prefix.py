@@ -73,10 +73,11 @@ def check(model, run, sites, surgery=None, prefix=None, batches=2, snapshot=True
             with prefix.recording():
                 base = run(model)
             assert same(base, full)
+            prefix.prepare(map(surgery, sites))
             for site in sites:
-                with surgery(site)(model):
+                with prefix.in_force(surgery(site)) as applied:
                     full = run(model)
-                    with prefix.replaying(site):
+                    with prefix.replaying(site, applied=applied):
                         shared = run(model)
                 assert same(shared, full), site
     for site in sites:

@@ -8,7 +8,7 @@ from torch import nn
 
 import layersurgery as ls
 from layersurgery import testing
-from layersurgery.sweeps._prefix import _modules
+from layersurgery.sweeps._prefix import SharedPrefix, _modules
 from layersurgery.sweeps._recurring import Recurring
 from tests import models
 
@@ -67,3 +67,25 @@ def test_errors_leave_nothing_behind(error):
     for _ in range(2):
         with testing.restored(model), pytest.raises(error), recurring.in_force(cut, []):
             raise error
+
+
+@pytest.mark.parametrize("do", [ls.Zero(), ls.Mean(), ls.Skip(), ls.Noise(seed=3)], ids=str)
+@torch.no_grad()
+def test_what_will_happen_is_found_when_the_base_was_recorded(do):
+    """Of what was in force before, where its values take no memory."""
+    model = models.fresh("llama")
+    role = do.roles[0] if do.roles else "attention"
+    sites = ls.select(model, role)
+    cuts = [ls.Surgery(at=site, do=do) for site in sites]
+    prefix = SharedPrefix(model, sites)
+    for batch in range(3):
+        with prefix.recording():
+            models.run(model, "llama")
+        prefix.prepare(cuts)
+        assert len(prefix._courses) == (len(cuts) if batch and not isinstance(do, ls.Noise) else 0)
+        for cut in cuts:
+            with cut(model):
+                expected = models.run(model, "llama")
+            with prefix.in_force(cut) as applied, prefix.replaying(cut.sites[0], applied=applied):
+                assert torch.equal(models.run(model, "llama"), expected)
+            assert prefix.has_answered
