@@ -253,8 +253,8 @@ MUTANTS = [
     Mutant(
         "sharing: a surgery is put in force as at first, whatever has become of the model",
         PREFIX,
-        "if self._standing.changes(groups or self._ground.groups(modules, itself=True)):",
-        "if False:",
+        "if not self._standing.changes(groups):",
+        "if True:",
         f"{SHARED} -k for_good",
     ),
     Mutant(

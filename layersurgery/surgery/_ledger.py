@@ -219,7 +219,7 @@ def _lift(token: int, plan: Plan) -> None:
                 continue
             if token in [overlay.token for overlay in state.overlays]:
                 moved = moved or _moved(state)
-                state.overlays = _without(state, token) if len(state.overlays) > 1 else []
+                state.overlays = _without(state, token)
             set_parameter(slot.module, slot.name, state.top())
             if not state.overlays:
                 del states[slot.name]

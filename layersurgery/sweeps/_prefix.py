@@ -229,14 +229,14 @@ class SharedPrefix:
         Raises:
             ModelMismatchError, SurgeryError: as for `with surgery(model):`.
         """
-        if self._standing is None or self._ground is None or self._volatile or _is_anywhere(surgery):
-            return Block(lambda: surgery.attach(self._parts.root), None)
-        known = self._recurring.known(surgery)
-        groups = None if known is None else self._rests_on.get(known)
-        modules = known.modules if known else self._modules_at(surgery)
-        if self._standing.changes(groups or self._ground.groups(modules, itself=True)):
-            return Block(lambda: surgery.attach(self._parts.root), None)
-        return self._recurring.in_force(surgery, modules)
+        anywhere = any(step.tied == "everywhere" for step in surgery.steps)
+        if self._standing is not None and self._ground is not None and not self._volatile and not anywhere:
+            known = self._recurring.known(surgery)
+            modules = known.modules if known else frozenset(one for at in surgery.sites for one in self._modules_of(at))
+            groups = self._rests_on[known] if known in self._rests_on else self._ground.groups(modules, itself=True)
+            if not self._standing.changes(groups):
+                return self._recurring.in_force(surgery, modules)
+        return Block(lambda: surgery.attach(self._parts.root), None)
 
     def prepare(self, surgeries: Iterable[Surgery]) -> None:
         """Find out what will happen in these variants, as far as it can be known: for all in one go, that is quicker.
@@ -247,7 +247,7 @@ class SharedPrefix:
             return
         for surgery in surgeries:
             known = self._recurring.known(surgery)
-            if known is not None and known.recurs and not _is_anywhere(surgery):
+            if known is not None and known.recurs:
                 self._courses[known] = self._course(self._record, known.modules, known.silent)
                 self._rests_on[known] = self._ground.groups(known.modules, itself=True)
 
@@ -301,9 +301,6 @@ class SharedPrefix:
         self._site_parts, self._followed, self._sought = SiteParts.of(self._sites.values()), None, False
         return self._standing
 
-    def _modules_at(self, surgery: Surgery) -> frozenset[nn.Module]:
-        return frozenset(part for site in surgery.sites for part in self._modules_of(site))
-
     def _modules_of(self, site: Site) -> tuple[nn.Module, ...]:
         return self._sites[site] if site in self._sites else _modules(self._parts.root, site)
 
@@ -330,11 +327,6 @@ class SharedPrefix:
                     self._notes.tell(_EACH + why, self._parts.paths[call.module])
                     call.problem = why
                     call.release()
-
-
-def _is_anywhere(surgery: Surgery) -> bool:
-    """Whether what it changes may be anywhere in a model."""
-    return any(step.tied == "everywhere" for step in surgery.steps)
 
 
 def _modules(model: nn.Module, site: Site) -> tuple[nn.Module, ...]:

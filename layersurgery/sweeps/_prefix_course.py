@@ -25,7 +25,7 @@ class Moved:
     def __init__(self, parts: Map, changed: frozenset[nn.Module], unsettled: Collection[nn.Module]) -> None:
         self.parts, self.changed, self.unsettled = parts, changed, frozenset(unsettled)
         # The code of what holds a module may use its weights without calling it.
-        self.above = parts.above(changed.union(unsettled) if unsettled else changed)
+        self.above = parts.above(changed | self.unsettled)
 
     def touches(self, recorded: Pass, call: Call) -> bool:
         """Whether a call has to do with one of them, whenever it was."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from torch import nn
 
@@ -23,7 +22,7 @@ class Followed:
     """
 
     modules: Sequence[nn.Module]
-    inside: Mapping[nn.Module, Sequence[nn.Module]] = field(default_factory=lambda: MappingProxyType({}))
+    inside: Mapping[nn.Module, Sequence[nn.Module]] = field(default_factory=dict[nn.Module, "Sequence[nn.Module]"])
 
     @classmethod
     def after(

@@ -209,7 +209,7 @@ class Recorder:
         copied: Collection[nn.Module],
         limit: int | None = None,
         *,
-        inside: Mapping[nn.Module, Sequence[nn.Module]] | None = None,
+        inside: Mapping[nn.Module, Sequence[nn.Module]],
         each: bool = True,
     ) -> None:
         self.passes: list[Pass] = []
@@ -217,7 +217,7 @@ class Recorder:
         self.left_alone = ""
         self.lacked_memory = False
         self._parts, self._sites, self._below = parts, sites, below
-        self._copied, self._inside = copied, inside or {}
+        self._copied, self._inside = copied, inside
         self.drew = False
         self.ran: set[nn.Module] = set()
         self._each = each

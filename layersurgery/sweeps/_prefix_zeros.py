@@ -274,11 +274,7 @@ _MANY = 8  # products in each sum
 
 
 def _sum(states: torch.Tensor) -> float:
-    dtype = states.dtype
-    return states.sum(dtype=None if dtype in _WIDE else torch.promote_types(dtype, torch.float32)).item()
-
-
-_WIDE = (torch.float32, torch.float64)  # in which numbers of a tensor are added
+    return states.sum(dtype=torch.promote_types(states.dtype, torch.float32)).item()
 
 
 def _is_zero(parameter: torch.Tensor | None) -> bool:

@@ -12,7 +12,7 @@ import layersurgery as ls
 from layersurgery.sweeps._prefix import SharedPrefix
 from layersurgery.sweeps._prefix_record import NEVER
 from tests import models
-from tests.sweeps.test_prefix_guards import SHARED, WIDTH, Layer, Tower, compared, mixers, run
+from tests.sweeps.test_prefix_guards import INPUTS, SHARED, WIDTH, Layer, Tower, compared, mixers, run
 
 NAMES = ["llama", "gpt2", "bert", "vit", "t5", "llava", "qwen2_vl", "plain_transformer"]
 
@@ -33,6 +33,23 @@ def compare(complete, later):
         for module, begin in other.first.items():
             before = sum(part in followed for part in one.events[: one.first[module]])
             assert begin == before if module in followed else begin < before
+
+
+@torch.no_grad()
+def compare_scores(shared, full, batches):
+    """Whether base and variants give the same as those of a like model that runs in full."""
+    sites = mixers(shared)
+    prefix = SharedPrefix(shared, sites)
+    for inputs in batches:
+        with prefix.recording():
+            base = shared(inputs)
+        assert torch.equal(base, full(inputs))
+        for site in sites:
+            cut = ls.Surgery(at=site, do=ls.Zero())
+            with cut(shared), prefix.replaying(site):
+                variant = shared(inputs)
+            with cut(full):
+                assert torch.equal(variant, full(inputs))
 
 
 @pytest.mark.parametrize("role", ["attention", "mlp", "layer"])
@@ -86,23 +103,16 @@ class CountsLater(nn.Module):
         return states * (1 + 0.1 * self.calls)
 
 
-@torch.no_grad()
 def test_what_is_lent_is_followed():
     begun = []
     full, shared = (Lent(CountsLater(lambda: len(begun) > 2)).eval() for _ in range(2))
-    sites = mixers(shared)
-    prefix = SharedPrefix(shared, sites)
-    for number in range(4):
-        begun.append(number)
-        with prefix.recording():
-            base = run(shared)
-        assert torch.equal(base, run(full))
-        for site in sites:
-            cut = ls.Surgery(at=site, do=ls.Zero())
-            with cut(shared), prefix.replaying(site):
-                variant = run(shared)
-            with cut(full):
-                assert torch.equal(variant, run(full))
+
+    def batches():
+        for number in range(4):
+            begun.append(number)
+            yield INPUTS
+
+    compare_scores(shared, full, batches())
 
 
 class UsesAPartFirst(Layer):
@@ -164,18 +174,5 @@ def test_routes_that_change_from_batch_to_batch():
             return self.experts[chosen](super().forward(states))
 
     shared = Tower(Routes).eval()
-    full = copy.deepcopy(shared)
-    sites = mixers(shared)
-    prefix = SharedPrefix(shared, sites)
-    for batch in range(6):
-        inputs = torch.linspace(-1, 1 + batch, 2 * 3 * WIDTH).reshape(2, 3, WIDTH)
-        with torch.no_grad():
-            with prefix.recording():
-                base = shared(inputs)
-            assert torch.equal(base, full(inputs))
-            for site in sites:
-                cut = ls.Surgery(at=site, do=ls.Zero())
-                with cut(shared), prefix.replaying(site):
-                    variant = shared(inputs)
-                with cut(full):
-                    assert torch.equal(variant, full(inputs))
+    batches = [torch.linspace(-1, 1 + number, INPUTS.numel()).reshape(INPUTS.shape) for number in range(6)]
+    compare_scores(shared, copy.deepcopy(shared), batches)
