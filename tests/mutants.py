@@ -272,6 +272,13 @@ MUTANTS = [
         "tests/sweeps/test_recurring.py",
     ),
     Mutant(
+        "2: an ending is taken for finite",
+        "layersurgery/sweeps/_prefix_zeros.py",
+        "            if not math.isfinite(total.item()):\n",
+        "            if False:\n",
+        "tests/sweeps/test_prefix_zeros.py -k infinite",
+    ),
+    Mutant(
         "sharing: what is lent is not followed",
         FOLLOWED,
         "if module in kept or not calls <= parts.above([module]):",

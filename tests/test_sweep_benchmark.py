@@ -135,6 +135,7 @@ def test_overhead_is_that_over_layers_called_by_hand():
     assert found.same
     assert found.lowest <= found.seconds <= found.highest
     assert Overhead(0.001, 0.001, 0.001, 0.05, True).missed == []
+    assert Overhead(0.001, 0.001, 0.001, 0.03, True).missed == []
     assert len(Overhead(0.050 * LIMIT * 1.1, 0.0, 1.0, 0.05, False).missed) == 2
 
 

@@ -63,29 +63,27 @@ def call(
 
 
 def _read(answer: Any, names: Sequence[str], where: Callable[[], str]) -> Scores | float:
-    if not isinstance(answer, Scores):
-        try:
-            values = as_floats(answer)
-        except (TypeError, ValueError):
-            raise ScoringError(
-                f"the scorer returned {type(answer).__name__} {where()}; expected one real number per sample, or "
-                "one in all"
-            ) from None
-        finite = np.isfinite(values)
-        if not finite.all():
-            bad = int(finite.argmin())
-            culprit = names[bad] if values.ndim == 1 and len(values) == len(names) else "?"
-            raise ScoringError(
-                f"the scorer returned {values.reshape(-1)[bad]} for sample {culprit!r} {where()}; scores must be finite"
-            )
-        if values.ndim == 0:
-            return float(values)
-        if values.shape != (len(names),):
-            raise ScoringError(_wrong_length(values.shape, names, where()))
-        return Scores(values)
-    if len(answer) != len(names):
-        raise ScoringError(_wrong_length((len(answer),), names, where()))
-    return answer
+    if isinstance(answer, Scores):
+        if len(answer) != len(names):
+            raise ScoringError(_wrong_length((len(answer),), names, where()))
+        return answer
+    try:
+        values = as_floats(answer)
+    except (TypeError, ValueError):
+        raise ScoringError(
+            f"the scorer returned {type(answer).__name__} {where()}; expected one real number per sample, or one in all"
+        ) from None
+    if values.ndim and values.shape != (len(names),):
+        raise ScoringError(_wrong_length(values.shape, names, where()))
+    try:
+        scores = Scores(np.atleast_1d(values))
+    except ScoringError:  # of the right shape, so that a number is not finite
+        bad = int(np.isfinite(values).argmin())
+        culprit = f" for sample {names[bad]!r}" if values.ndim else ""
+        raise ScoringError(
+            f"the scorer returned {values.flat[bad]}{culprit} {where()}; scores must be finite"
+        ) from None
+    return scores if values.ndim else float(values)
 
 
 def _wrong_length(shape: tuple[int, ...], names: Sequence[str], where: str) -> str:

@@ -60,7 +60,7 @@ class Ending:
             and not torch.is_autocast_enabled(self.device.type)
             and tuple(tensor.shape for tensor in tensors) == self.inputs
             and all(
-                math.isfinite(_sum(tensor))
+                math.isfinite(_sum(tensor).item())
                 for tensor in tensors
                 if tensor.is_floating_point() and tensor.shape[-1] in self.widths
             )
@@ -116,6 +116,7 @@ class Endings:
     parts: SiteParts
     found: dict[nn.Module, Ending | None] = field(default_factory=dict["nn.Module", "Ending | None"])
     _last: tuple[nn.Linear, torch.Tensor, int] | None = None
+    _sums: list[tuple[nn.Module, torch.Tensor]] = field(default_factory=list[tuple[nn.Module, torch.Tensor]])
 
     def followed(self, module: nn.Module, forward: Forward) -> Forward:
         """The forward of one of the ends, of which notice is taken."""
@@ -126,7 +127,12 @@ class Endings:
     def close(self, steady: bool) -> dict[nn.Module, Ending | None]:
         """What was found, at the end of the call; nothing where it is not `steady`, but draws random numbers."""
         self._last = None
-        return self.found if steady else {}
+        if not steady:
+            return {}
+        for module, total in self._sums:  # read here: during the call, an accelerator would be waited for
+            if not math.isfinite(total.item()):
+                self.found[module] = None
+        return self.found
 
     def _of_linear(self, module: nn.Linear, forward: Forward) -> Forward:
         def run(*arguments: Any, **keywords: Any) -> Any:
@@ -159,8 +165,9 @@ class Endings:
         linear, first, version = self._last
         if linear not in self.parts.linear[module] or linear.in_features < _MANY or first._version != version:
             return None
-        if not first.is_contiguous() or not math.isfinite(_sum(first)):
+        if not first.is_contiguous():
             return None
+        self._sums.append((module, _sum(first)))
         entries = len(row) if row is output else 0
         shapes = tuple(tensor.shape for tensor in tensors)
         widths, makeup = self.parts.widths[module], self.parts.makeup[module]
@@ -265,7 +272,7 @@ def silence(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, A
     if torch.is_autocast_enabled(weight.device.type):
         return None
     # A single product may come out as the negative zero. Infinity times zero is no zero at all, and shows in the sum.
-    if states.shape[-1] != weight.shape[1] or weight.shape[1] < _MANY or not math.isfinite(_sum(states)):
+    if states.shape[-1] != weight.shape[1] or weight.shape[1] < _MANY or not math.isfinite(_sum(states).item()):
         return None
     return states.new_zeros((*states.shape[:-1], weight.shape[0]))
 
@@ -273,8 +280,8 @@ def silence(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, A
 _MANY = 8  # products in each sum
 
 
-def _sum(states: torch.Tensor) -> float:
-    return states.sum(dtype=torch.promote_types(states.dtype, torch.float32)).item()
+def _sum(states: torch.Tensor) -> torch.Tensor:
+    return states.sum(dtype=torch.promote_types(states.dtype, torch.float32))
 
 
 def _is_zero(parameter: torch.Tensor | None) -> bool:

@@ -42,6 +42,28 @@ class Norm(nn.Module):
         return states / states.norm(dim=-1, keepdim=True)
 
 
+class Overflows(Mixer):
+    """In the last layer only: it is made of the same as the others."""
+
+    made = 0
+
+    def __init__(self):
+        super().__init__()
+        type(self).made += 1
+        self.norm = Times(torch.inf if type(self).made % 4 == 0 else 1.0)
+
+    normed = True
+
+
+class Times(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, states):
+        return states * self.factor
+
+
 class Alone(Mixer):
     def ended(self, output, states, cache):
         return output
@@ -197,6 +219,11 @@ def test_what_is_not_finite_is_multiplied_with_zeros():
             return model(states)
 
     assert runs(tower(Mixer), score=score) == [1] * 8
+
+
+def test_what_becomes_infinite_inside_is_multiplied_with_zeros():
+    Overflows.made = 0
+    assert runs(tower(Overflows)) == [1, 0, 0, 1, 0, 0, 0, 1]
 
 
 def test_somebody_who_looks_inside_sees_it_run():
