@@ -272,6 +272,13 @@ MUTANTS = [
         "tests/sweeps/test_recurring.py",
     ),
     Mutant(
+        "what is gone counts as if it were there",
+        "layersurgery/sweeps/_fit.py",
+        "            self._now[device] -= size\n",
+        "            pass\n",
+        "tests/sweeps/test_fit.py -k 'allocates or power'",
+    ),
+    Mutant(
         "2: an ending is taken for finite",
         "layersurgery/sweeps/_prefix_zeros.py",
         "            if not math.isfinite(total.item()):\n",

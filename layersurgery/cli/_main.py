@@ -203,7 +203,13 @@ def _add_scoring(group: argparse._ArgumentGroup) -> None:
         "--extract", metavar="RULE", help="how text is read: letters-v1, vlmevalkit-2024, mmmu-v1, mathvista-v1"
     )
     group.add_argument("--max-new-tokens", type=_count, metavar="N", help="longest generated answer (the benchmark's)")
-    group.add_argument("--batch-size", type=_count, default=16, metavar="N", help="samples in one forward pass (16)")
+    group.add_argument(
+        "--batch-size",
+        type=_count_or_auto,
+        default=16,
+        metavar="N",
+        help="samples in one forward pass (16), or auto: as many as there is memory for, up to 64",
+    )
 
 
 def _add_loading(group: argparse._ArgumentGroup) -> None:
@@ -265,6 +271,10 @@ def _count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return value
+
+
+def _count_or_auto(text: str) -> int | str:
+    return text if text == "auto" else _count(text)
 
 
 def _count_or_0(text: str) -> int:

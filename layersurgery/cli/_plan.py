@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from layersurgery.interventions import Intervention
+    from layersurgery.scoring._scores import BatchSize
     from layersurgery.search import Rule
     from layersurgery.sites import Site, Sites
     from layersurgery.sweeps import ModelOracle
@@ -78,7 +79,7 @@ def plan(
     max_sites: int = 1,
     beam: int = 1,
     seed: int = 0,
-    batch_size: int | None = None,
+    batch_size: BatchSize | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Plan:
     """Estimate what `talo` takes with these arguments, by scoring two micro-batches on the unmodified model.
@@ -98,7 +99,7 @@ def plan(
         max_sites: most sites to knock out together; at most so many are searched.
         beam: how many sets of one size to extend.
         seed: for the draw of the held-out samples.
-        batch_size: most samples in one call of the scorer.
+        batch_size: most samples in one call of the scorer, as for `talo`.
         clock: seconds that only go forward.
 
     Raises:
@@ -178,7 +179,7 @@ class _Trial:
         self.batch_size = 0
         self.per_sample = True
 
-    def read(self, samples: Sequence[Any], batch_size: int | None, one_batch: bool = False) -> float:
+    def read(self, samples: Sequence[Any], batch_size: BatchSize | None, one_batch: bool = False) -> float:
         """Seconds for one sample."""
         oracle = self._oracle(samples, batch_size)
         count = min(oracle.batch_size or len(samples), len(samples)) if one_batch else len(samples)
@@ -189,7 +190,7 @@ class _Trial:
         calls = self._watch.calls[before:]
         return sum(seconds for _, seconds in calls) / sum(number for number, _ in calls)
 
-    def _oracle(self, samples: Sequence[Any], batch_size: int | None) -> ModelOracle:
+    def _oracle(self, samples: Sequence[Any], batch_size: BatchSize | None) -> ModelOracle:
         from layersurgery.sweeps import ModelOracle
 
         return ModelOracle(self._model, self._watch, samples, **self._settings, batch_size=batch_size)

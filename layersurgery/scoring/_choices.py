@@ -16,7 +16,7 @@ from layersurgery.scoring import _inputs
 from layersurgery.scoring._fingerprint import VERSION, callable_id, processor_id
 from layersurgery.scoring._last_call import LastCall
 from layersurgery.scoring._prompts import Prompt
-from layersurgery.scoring._scores import Scores
+from layersurgery.scoring._scores import BatchSize, Scores
 from layersurgery.scoring._templates import BY_TEXT, PLAIN
 from layersurgery.scoring._variants import reduced, spread
 from layersurgery.tasks import LETTERS, Sample
@@ -40,7 +40,8 @@ class ChoiceScorer:
 
     Args:
         processor: the model's Hugging Face processor, or the tokenizer of a text model; never changed.
-        batch_size: rows in one forward pass; changes no answer beyond float noise.
+        batch_size: rows in one forward pass; changes no answer beyond float noise. "auto": as many samples as a sweep
+            finds memory for; called by itself, 64 rows.
         candidates: "letters" (A, B, ...) or "options" (the options' texts).
         prompt: from a sample to the user's message, for instance a `prompt_template`; None: the question, one "A. text"
             line per option and what to answer with. Goes into the chat template, or in front of "Answer:" where there
@@ -65,7 +66,7 @@ class ChoiceScorer:
     """
 
     processor: Any
-    batch_size: int = field(default=16, kw_only=True)
+    batch_size: BatchSize = field(default=16, kw_only=True)
     candidates: str = field(default="letters", kw_only=True)
     prompt: Prompt | None = field(default=None, kw_only=True)
     _last: LastCall[Any] = field(default_factory=LastCall, init=False)
@@ -116,22 +117,23 @@ class ChoiceScorer:
     def __repr__(self) -> str:
         prompt = f", prompt={callable_id(self.prompt)}" if self.prompt else ""
         return (
-            f"ChoiceScorer({type(self.processor).__name__}, batch_size={self.batch_size}, "
+            f"ChoiceScorer({type(self.processor).__name__}, batch_size={self.batch_size!r}, "
             f"candidates={self.candidates!r}{prompt})"
         )
 
     def _batches(self, samples: Sequence[Sample], start: tuple[int, ...] | None) -> Iterator[_Batch]:
         prompt = self.prompt or (PLAIN if self.candidates == "letters" else BY_TEXT)
         fill = _inputs.pad_id(_inputs.tokenizer_of(self.processor))
+        most = _inputs.most_rows(self.batch_size)
         for group in _inputs.by_picture_count(samples, prompt):
             rows: list[_Row] = []
             for position in group:
                 sample = samples[position]
                 prepared = _inputs.prepare(self.processor, sample, prompt, encoder=start is not None)
                 rows += _rows(prepared, position, self._candidates(sample, prepared, start is not None))
-                while len(rows) >= self.batch_size:
-                    yield _batch(rows[: self.batch_size], start, fill)
-                    rows = rows[self.batch_size :]
+                while len(rows) >= most:
+                    yield _batch(rows[:most], start, fill)
+                    rows = rows[most:]
             if rows:
                 yield _batch(rows, start, fill)
 

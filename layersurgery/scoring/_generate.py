@@ -17,7 +17,7 @@ from layersurgery.scoring._fingerprint import VERSION, callable_id, processor_id
 from layersurgery.scoring._last_call import LastCall
 from layersurgery.scoring._prompts import Prompt
 from layersurgery.scoring._rules import Judgement, check_rule, judge
-from layersurgery.scoring._scores import Scores
+from layersurgery.scoring._scores import BatchSize, Scores
 from layersurgery.scoring._templates import PLAIN
 from layersurgery.scoring._variants import reduced, spread
 from layersurgery.tasks import Sample
@@ -59,7 +59,8 @@ class GenerationScorer:
         processor: the model's Hugging Face processor, or the tokenizer of a text model; never changed.
         extract: one of `RULES` (see `judge`), or a function from a text and its sample to a `Judgement`.
         max_new_tokens: length limit of an answer, in tokens.
-        batch_size: samples that are decoded together; changes no answer beyond float noise.
+        batch_size: samples that are decoded together; changes no answer beyond float noise. "auto": as many as a sweep
+            finds memory for; called by itself, 64.
         prompt: from a sample to the user's message, for instance a `prompt_template`; None: the question, one "A. text"
             line per option, and what to answer with.
 
@@ -84,7 +85,7 @@ class GenerationScorer:
     processor: Any
     extract: str | Extract = field(default="letters-v1", kw_only=True)
     max_new_tokens: int = field(default=16, kw_only=True)
-    batch_size: int = field(default=16, kw_only=True)
+    batch_size: BatchSize = field(default=16, kw_only=True)
     prompt: Prompt | None = field(default=None, kw_only=True)
     _last: LastCall[Any] = field(default_factory=LastCall, init=False)
 
@@ -156,15 +157,15 @@ class GenerationScorer:
         name = repr(given) if isinstance(given, str) else getattr(given, "__qualname__", type(given).__qualname__)
         return (
             f"GenerationScorer({type(self.processor).__name__}, extract={name}, max_new_tokens={self.max_new_tokens}, "
-            f"batch_size={self.batch_size}{prompt})"
+            f"batch_size={self.batch_size!r}{prompt})"
         )
 
     def _batches(self, samples: Sequence[Sample], encoder: bool) -> Iterator[_Batch]:
         prompt = self.prompt or PLAIN
-        fill = _inputs.pad_id(_inputs.tokenizer_of(self.processor))
+        fill, most = _inputs.pad_id(_inputs.tokenizer_of(self.processor)), _inputs.most_rows(self.batch_size)
         for group in _inputs.by_picture_count(samples, prompt):
-            for begin in range(0, len(group), self.batch_size):
-                positions = group[begin : begin + self.batch_size]
+            for begin in range(0, len(group), most):
+                positions = group[begin : begin + most]
                 items = [
                     _inputs.prepare(self.processor, samples[position], prompt, encoder=encoder)
                     for position in positions

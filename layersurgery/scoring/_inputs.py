@@ -14,6 +14,7 @@ from torch import nn
 from layersurgery.errors import SampleError, ScoringError
 from layersurgery.scoring._images import load_images
 from layersurgery.scoring._prompts import Picture, Prompt, message_parts, render
+from layersurgery.scoring._scores import MOST, BatchSize
 from layersurgery.sites._unwrap import unwrap
 from layersurgery.tasks import Sample
 
@@ -66,28 +67,35 @@ def tokenizer_of(processor: Any) -> Any:
     return getattr(processor, "tokenizer", processor)
 
 
-def check_processor(processor: Any, batch_size: int) -> None:
+def check_processor(processor: Any, batch_size: BatchSize) -> None:
     """What both scorers check when they are made.
 
     Raises:
-        ScoringError: if `processor` is neither a processor nor a tokenizer, or the batch size is not 1 or more.
+        ScoringError: if `processor` is neither a processor nor a tokenizer, or the batch size neither 1 or more nor
+            "auto".
     """
     if not callable(processor) or not hasattr(tokenizer_of(processor), "convert_ids_to_tokens"):
         raise ScoringError(
             f"processor is {processor!r:.80}; give a Hugging Face processor (AutoProcessor.from_pretrained) or, for a "
             "text model, its tokenizer"
         )
-    check_count(batch_size, "batch_size")
+    if batch_size != "auto":
+        check_count(batch_size, "batch_size", ', or "auto"')
 
 
-def check_count(value: int, name: str) -> None:
-    """Refuse a setting that is not a whole number of at least 1.
+def most_rows(batch_size: BatchSize) -> int:
+    """How many rows a scorer runs in one forward pass; with "auto", whoever calls it gives as many samples as fit."""
+    return MOST if batch_size == "auto" else batch_size
+
+
+def check_count(value: int, name: str, other: str = "") -> None:
+    """Refuse a setting that is not a whole number of at least 1; `other` says what else it could be.
 
     Raises:
         ScoringError: naming the setting.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ScoringError(f"{name} is {value!r}; give a whole number, 1 or more")
+        raise ScoringError(f"{name} is {value!r}; give a whole number, 1 or more{other}")
 
 
 def pad_id(tokenizer: Any) -> int:

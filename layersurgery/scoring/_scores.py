@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from layersurgery.errors import ScoringError
+
+BatchSize = int | Literal["auto"]  # samples in one call; "auto": as many as there is memory for, at most `MOST`
+MOST = 64
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,7 @@ from layersurgery.search._stage import Stage, stage, stages
 
 if TYPE_CHECKING:
     from layersurgery.interventions import Intervention
+    from layersurgery.scoring._scores import BatchSize
     from layersurgery.sites import Site
     from layersurgery.surgery import Surgery
     from layersurgery.sweeps import ScoreTable, Store
@@ -43,7 +44,7 @@ def talo(
     max_sites: int = 1,
     beam: int = 1,
     seed: int = 0,
-    batch_size: int | None = None,
+    batch_size: BatchSize | None = None,
     progress: bool | str = False,
     store: Store | str | os.PathLike[str] | None = None,
     share: Share = True,
@@ -64,8 +65,8 @@ def talo(
             must choose one for it to be taken; one that does not gain on the held-out samples is left out again.
         beam: how many sets of one size to extend, the best ones: 1 is the paper's greedy search.
         seed: for all draws: the same seed, samples and scores give the same finding.
-        batch_size: most samples in one call of the scorer, halved where memory runs out; None: the scorer's own
-            `batch_size`, else 64.
+        batch_size: most samples in one call of the scorer, halved where memory runs out; "auto": as many as there is
+            memory for, up to the scorer's own `batch_size`, else 64; None: the latter.
         progress: show a bar with rate and time left on a terminal, or in a log a line every half minute; a string is
             its label.
         store: a file, or a `Store`, that each micro-batch is written to as soon as it was scored, and that what is

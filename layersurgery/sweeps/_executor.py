@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from layersurgery.scoring import Scores
+from layersurgery.scoring._scores import BatchSize
 from layersurgery.sites import Sites
 from layersurgery.surgery import Surgery
 from layersurgery.sweeps._call import Scorer
@@ -25,8 +26,8 @@ class Job:
         names: what the samples are called in messages.
         sites: what the rows after the first stand for.
         surgeries: what the variants are, in the order of `sites`: put in force on top of `under`.
-        batch_size: most samples in one call of the scorer; None: the scorer's own `batch_size`, else the executor's
-            choice.
+        batch_size: most samples in one call of the scorer; "auto": as many as there is memory for; None: the scorer's
+            own `batch_size`, else the executor's choice.
         share: let variants share what the unmodified model computes below their sites; "all": also run short calls of
             all variants as one batch, and decode texts of all as one in half precision, which may round otherwise.
         under: a surgery that is in force throughout, in the base too, and that the executor puts in force and lifts.
@@ -38,7 +39,7 @@ class Job:
     names: Sequence[str]
     sites: Sites
     surgeries: Sequence[Surgery]
-    batch_size: int | None = None
+    batch_size: BatchSize | None = None
     share: Share = True
     under: Surgery | None = None
 

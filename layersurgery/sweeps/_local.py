@@ -10,16 +10,16 @@ from typing import Any
 
 from layersurgery.errors import LayerSurgeryWarning, SampleError, ScoringError
 from layersurgery.scoring import Scores
+from layersurgery.scoring._scores import MOST, BatchSize
 from layersurgery.sites import unwrap
 from layersurgery.surgery import Surgery
 from layersurgery.surgery._resolve import resolve
 from layersurgery.sweeps._call import call
 from layersurgery.sweeps._executor import Job, Result, Wanted
+from layersurgery.sweeps._fit import most_that_fit
 from layersurgery.sweeps._memory import free_memory, no_memory_for_all, no_memory_for_one, ran_out_of_memory
 from layersurgery.sweeps._sharing import Sharing
 from layersurgery.sweeps._watch import Uses, Watch
-
-_MOST = 64  # samples in one call of a scorer that does not say how many it takes
 
 
 class LocalExecutor:
@@ -29,14 +29,15 @@ class LocalExecutor:
     prepares them once, and that variants can share what the base computes below their sites. Long samples come first,
     where the scorer says how long they are (`length(sample)`), so that those in a batch are of a length.
 
-    Where memory runs out, the micro-batch is halved, with a warning, and stays so; what was evaluated is kept. Where
-    what variants share does not fit into the memory at hand, it is halved before anything stands.
+    Where as many samples as fit are asked for, the unmodified model is run on one of them first, the longest, to see
+    what that takes. Where memory runs out, the micro-batch is halved, with a warning, and stays so; what was evaluated
+    is kept. Where what variants share does not fit into the memory at hand, it is halved before anything stands.
 
     Args:
         job: what there is to evaluate.
 
     Raises:
-        SampleError: if the batch size is no whole number above 0.
+        SampleError: if the batch size is neither a whole number above 0 nor "auto".
         ScoringError: if the model is in training mode or the scorer cannot be called.
         SurgeryError: if a surgery cannot be done on this model.
     """
@@ -44,7 +45,7 @@ class LocalExecutor:
     def __init__(self, job: Job) -> None:
         module = unwrap(job.model)
         self._job = job
-        self._most = _checked_batch_size(job.batch_size, job.score)
+        self._most, self._seeks_most = _checked_batch_size(job.batch_size, job.score)
         _check_ready(module, job.score)
         if job.share not in (True, False, "all"):
             raise ScoringError(f"share={job.share!r}: give True, False or 'all'")
@@ -70,15 +71,10 @@ class LocalExecutor:
     ) -> Generator[Result]:
         """Evaluate these rows on these columns: see `Executor.run`."""
         left = self._in_order(columns)
-        # The base pays for what is kept, and the first variant for the check.
-        variants, size = len(set(rows) - {0}), min(self._most, len(left))
-        self._pays_to_share = variants * len(left) > 2 * size
-        if variants:
-            new = len(wanted(max(rows), left))
-            self._sharing.expect(variants * math.ceil(new / max(1, size)))
         in_force = nullcontext() if self._job.under is None else self._job.under(self._job.model)
         try:
             with in_force, self._watch.throughout():
+                self._look_ahead(rows, left, wanted, whole)
                 while left:
                     batch = left if whole else left[: self._most]
                     all_done = yield from self._run_batch(sorted(rows), batch, wanted, whole)
@@ -86,6 +82,19 @@ class LocalExecutor:
                         left = left[len(batch) :]
         finally:
             self._sharing.forget()
+
+    def _look_ahead(self, rows: Sequence[int], left: list[int], wanted: Wanted, whole: bool) -> None:
+        """Settle how many samples to run at once, and whether variants are to share what the base computes."""
+        variants = len(set(rows) - {0})
+        new = len(wanted(max(rows), left)) if variants or self._seeks_most else 0
+        if self._seeks_most and new > 1 and not whole:
+            self._most = most_that_fit(unwrap(self._job.model), lambda: self._scored(0, left[:1]), self._most)
+            self._seeks_most = False
+        size = min(self._most, len(left))
+        # The base pays for what is kept, and the first variant for the check.
+        self._pays_to_share = variants * len(left) > 2 * size
+        if variants:
+            self._sharing.expect(variants * math.ceil(new / max(1, size)))
 
     def _run_batch(
         self, rows: list[int], batch: list[int], wanted: Wanted, whole: bool
@@ -201,13 +210,13 @@ def _where(job: Job, row: int) -> str:
     return f"site {str(job.sites[row - 1])!r}" + ("" if job.under is None else f" of {base}")
 
 
-def _checked_batch_size(batch_size: int | None, score: Any) -> int:
-    size = batch_size if batch_size is not None else getattr(score, "batch_size", None)
-    if size is None:
-        return _MOST
+def _checked_batch_size(batch_size: BatchSize | None, score: Any) -> tuple[int, bool]:
+    """The most samples in one call, and whether as many are sought as there is memory for."""
+    own = getattr(score, "batch_size", None)
+    size: Any = next((one for one in (batch_size, own) if one not in (None, "auto")), MOST)
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise SampleError(f"batch_size={size!r}: give a whole number >= 1, or None")
-    return size
+        raise SampleError(f'batch_size={size!r}: give a whole number >= 1, "auto" or None')
+    return size, (own if batch_size is None else batch_size) == "auto"
 
 
 def _check_ready(module: Any, score: Callable[..., Any]) -> None:

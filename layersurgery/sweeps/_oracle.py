@@ -14,6 +14,7 @@ from layersurgery._fields import field_of
 from layersurgery.errors import SampleError, ScoringError, SurgeryError
 from layersurgery.interventions import Intervention
 from layersurgery.scoring import Reading, Scores
+from layersurgery.scoring._scores import BatchSize
 from layersurgery.sites import Site, Sites
 from layersurgery.surgery import Surgery
 from layersurgery.sweeps._answers import chance_level, constant_answer
@@ -42,7 +43,8 @@ class ModelOracle:
         samples: what the columns stand for.
         at: the sites, one per row after the first.
         do: what happens at each site; several, of which each site then has a row for each.
-        batch_size: most samples in one call of the scorer; None: the scorer's own `batch_size`, else 64.
+        batch_size: most samples in one call of the scorer; "auto": as many as there is memory for, up to the scorer's
+            own `batch_size`, else 64; None: the latter.
         progress: show a bar with rate and time left on a terminal, or in a log a line every half minute; a string is
             its label.
         store: a file, or a `Store`, that each micro-batch is written to as soon as it was scored, and that what is
@@ -74,7 +76,7 @@ class ModelOracle:
         *,
         at: Site | Iterable[Site],
         do: Intervention | Iterable[Intervention],
-        batch_size: int | None = None,
+        batch_size: BatchSize | None = None,
         progress: bool | str = False,
         store: Store | str | os.PathLike[str] | None = None,
         share: Share = True,

@@ -13,6 +13,7 @@ import numpy as np
 from layersurgery._labels import labels_of
 from layersurgery.errors import SelectionError
 from layersurgery.interventions import Intervention, Zero
+from layersurgery.scoring._scores import BatchSize
 from layersurgery.sites import Site, Sites, select
 from layersurgery.surgery import Surgery
 from layersurgery.sweeps._call import Scorer
@@ -104,7 +105,7 @@ def sweep_pairs(
     *,
     at: Iterable[Site] | None = None,
     do: Intervention | None = None,
-    batch_size: int | None = None,
+    batch_size: BatchSize | None = None,
     progress: bool | str = False,
     store: Store | str | os.PathLike[str] | None = None,
     share: Share = True,
@@ -119,7 +120,7 @@ def sweep_pairs(
         samples: the labelled samples.
         at: two sites or more; None: the attention of every layer of the language backbone, `select(model)`.
         do: the intervention, at both; None: `Zero()`.
-        batch_size: most samples in one call of the scorer.
+        batch_size: most samples in one call of the scorer, as for `sweep`.
         progress: show a bar for each site.
         store: a file, or a `Store`, that scores are kept in and taken from.
         share: let variants share what they can.

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from layersurgery.interventions import Intervention, Zero
+from layersurgery.scoring._scores import BatchSize
 from layersurgery.sites import Site, select
 from layersurgery.surgery import Surgery
 from layersurgery.sweeps._call import Scorer
@@ -24,7 +25,7 @@ def sweep(
     *,
     at: Site | Iterable[Site] | None = None,
     do: Intervention | Iterable[Intervention] | None = None,
-    batch_size: int | None = None,
+    batch_size: BatchSize | None = None,
     progress: bool | str = False,
     store: Store | str | os.PathLike[str] | None = None,
     share: Share = True,
@@ -38,8 +39,8 @@ def sweep(
         samples: the labelled samples; anything that the scorer understands.
         at: the sites; None: the attention of every layer of the language backbone, `select(model)`.
         do: the intervention; several: every site with each of them, in one table. None: `Zero()`.
-        batch_size: most samples in one call of the scorer, halved where memory runs out; None: the scorer's own
-            `batch_size`, else 64.
+        batch_size: most samples in one call of the scorer, halved where memory runs out; "auto": as many as there is
+            memory for, up to the scorer's own `batch_size`, else 64; None: the latter.
         progress: show a bar with rate and time left on a terminal, or in a log a line every half minute; a string is
             its label.
         store: a file, or a `Store`, that each micro-batch is written to as soon as it was scored. What is there already
