@@ -34,8 +34,10 @@ def most_that_fit(model: nn.Module, run_one: Callable[[], object], most: int) ->
         if not ran_out_of_memory(error):
             raise
         return 1
-    each = {device: (free_on(device), taken) for device, taken in alive.highest.items()}
-    fit = min((free // 2 // taken for free, taken in each.values() if free is not None), default=most)
+    fit = most
+    for device, taken in alive.highest.items():
+        free = free_on(device)
+        fit = fit if free is None else min(fit, free // 2 // taken)
     return most if fit >= most else 1 << max(1, fit).bit_length() - 1
 
 
