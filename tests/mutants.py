@@ -50,7 +50,13 @@ MUTANTS = [
         "",
         f"{REVERSIBLE} -k leaves_no_trace",
     ),
-    Mutant("2: a block is not lifted on exit", BLOCK, "        cast(Handle, self._handle).remove()\n", "", REVERSIBLE),
+    Mutant(
+        "2: a block is not lifted on exit",
+        BLOCK,
+        "        cast(Handle, self._handle).remove()\n",
+        "        pass\n",
+        REVERSIBLE,
+    ),
     Mutant(
         "2: a failed attachment is not rolled back",
         LEDGER,

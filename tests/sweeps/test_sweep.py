@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -322,3 +323,23 @@ def test_whatever_a_scorer_raises_whenever_the_model_is_restored(when, error):
             assert calls == when + 1
         else:
             assert when >= 21
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_hooks_on_a_compiled_model_are_gone_after_it(fails):
+    """Its modules take no forward of others, so that hooks notice which of them are called."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).eval()
+    model.compile(backend="eager")
+    hooks = []
+
+    def score(model, samples):
+        hooks.append([len(module._forward_pre_hooks) for module in model])
+        if fails and ls.status(model):
+            raise ValueError("no")
+        with torch.no_grad():
+            return model(torch.ones(len(samples), 2))[:, 0]
+
+    with testing.restored(model), pytest.raises(ScoringError) if fails else nullcontext():
+        ls.sweep(model, score, range(3), at=ls.select(model, pattern="*"))
+    assert hooks == [[1, 1]] * (2 if fails else 3)
+    assert not any(module._forward_pre_hooks for module in model)
