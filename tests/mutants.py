@@ -83,7 +83,7 @@ MUTANTS = [
         LEDGER,
         "_rebased(overlay, below) if moved else overlay",
         "overlay",
-        f"{REVERSIBLE} -k AnyOrder",
+        f"{REVERSIBLE} -k 'AnyOrder or lies_above'",
     ),
     Mutant(
         "2: out of order, the wrong surgery is lifted",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import itertools
 import signal
 import weakref
 
@@ -156,6 +157,21 @@ TestAnyOrderGPT2 = AnyOrderGPT2.TestCase
 TestAnyOrderLlava.settings = TestAnyOrderGPT2.settings = settings(
     max_examples=25, stateful_step_count=12, deadline=None, phases=PHASES
 )
+
+
+@pytest.mark.parametrize("lifted", list(itertools.permutations(range(3))))
+def test_what_lies_above_acts_on_what_is_left(lifted):
+    """Surgeries on one site, lifted in any order."""
+    model = nn.Sequential(nn.Linear(3, 3))
+    site, weight = ls.select(model, pattern="0")[0], model[0].weight.detach().clone()
+    does = [ls.Scale(0.5), ls.Mean(), ls.Noise(seed=1)]
+    handles = {number: ls.Surgery(at=site, do=do).attach(model) for number, do in enumerate(does)}
+    for number in lifted:
+        handles.pop(number).remove()
+        expected = weight
+        for left in handles:
+            expected = does[left].replace(expected, ls.interventions.Place("0", "weight"))
+        assert torch.equal(model[0].weight, expected)
 
 
 class Failing(ls.Intervention):
