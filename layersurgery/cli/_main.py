@@ -274,7 +274,10 @@ def _count(text: str) -> int:
 
 
 def _count_or_auto(text: str) -> int | str:
-    return text if text == "auto" else _count(text)
+    try:
+        return text if text == "auto" else _count(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number of at least 1 nor auto") from None
 
 
 def _count_or_0(text: str) -> int:

@@ -182,7 +182,7 @@ def test_the_command_takes_it(capsys, free):
     assert main(["talo", "natural", "--task", "digit_even", "--batch-size", "auto", "--dry-run"]) == 0
     assert "per second, 1 sample at once" in capsys.readouterr().out
     assert main(["talo", "natural", "--batch-size", "all"]) == 2
-    assert "'all' is not a whole number" in capsys.readouterr().err
+    assert "'all' is neither a whole number of at least 1 nor auto" in capsys.readouterr().err
 
 
 def test_models_that_are_wrapped_or_compiled():
