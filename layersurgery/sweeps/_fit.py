@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from layersurgery.sweeps._memory import ran_out_of_memory
+from layersurgery.sweeps._prefix_values import storages
 from layersurgery.sweeps._usage import free_on
 
 
@@ -55,14 +56,13 @@ class _Alive(TorchDispatchMode):
         super().__init__()
         self.highest: Counter[torch.device] = Counter()
         self._now: Counter[torch.device] = Counter()
-        tensors = (*model.parameters(), *model.buffers())
-        self._weights = {one.untyped_storage().data_ptr() for one in tensors if one.layout == torch.strided}
+        self._weights = storages(list(filter(_is_plain, (*model.parameters(), *model.buffers()))))
         self._seen: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
         for one in tree_leaves(output):
-            if type(one) in (torch.Tensor, nn.Parameter) and one.layout == torch.strided and not one.is_meta:
+            if _is_plain(one):
                 self._note(one.untyped_storage())
         return output
 
@@ -78,3 +78,8 @@ class _Alive(TorchDispatchMode):
         self._seen[address] = weakref.ref(storage, gone)
         self._now[device] += size
         self.highest[device] = max(self.highest[device], self._now[device])
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a tensor with memory of its own, which one that packs others (a quantised weight) has not."""
+    return type(value) in (torch.Tensor, nn.Parameter) and value.layout == torch.strided and not value.is_meta

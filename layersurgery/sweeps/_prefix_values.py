@@ -179,7 +179,7 @@ class Freezer:
 
     def copied_any_of(self, tensors: Sequence[torch.Tensor]) -> bool:
         """Whether a tensor that was copied is one of these, or shares memory with one."""
-        return bool(self._originals) and bool(_storages(self._originals) & _storages(tensors))
+        return bool(self._originals) and bool(storages(self._originals) & storages(tensors))
 
     def _hold(self, tensor: torch.Tensor) -> Held:
         counts = not tensor.is_inference()
@@ -403,5 +403,6 @@ def _form(tensor: torch.Tensor) -> tuple[Any, ...]:
     return type(tensor), tensor.shape, tensor.dtype, tensor.device, tensor.layout, stride
 
 
-def _storages(tensors: Sequence[torch.Tensor]) -> set[int]:
+def storages(tensors: Sequence[torch.Tensor]) -> set[int]:
+    """Where the memory of some tensors begins, of those that have any."""
     return {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.layout == torch.strided} - {0}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+
+import accelerate
 import numpy as np
 import pytest
 import torch
@@ -131,13 +134,10 @@ def test_a_scorer_of_one_number_is_given_all():
 
     def total(model, samples):
         asked.append(len(samples))
-        return sum(samples, 0.0) + next(model.parameters())[0, 0].item()
+        with torch.no_grad():
+            return model(torch.ones(len(samples), WIDTH)).sum()
 
-    def ran(model, samples):
-        model(torch.ones(1, WIDTH))
-        return total(model, samples)
-
-    oracle = ls.ModelOracle(MODEL, ran, range(10), at=SITES, do=ls.Zero(), batch_size="auto")
+    oracle = ls.ModelOracle(MODEL, total, range(10), at=SITES, do=ls.Zero(), batch_size="auto")
     oracle.per_sample = False
     oracle.read([0, 1], range(10))
     assert set(asked) == {10}
@@ -185,21 +185,49 @@ def test_the_command_takes_it(capsys, free):
     assert "'all' is neither a whole number of at least 1 nor auto" in capsys.readouterr().err
 
 
+def called(model, samples):
+    with torch.no_grad():
+        return model(torch.ones(len(samples), WIDTH))[:, 0]
+
+
+def sizes_of(model, score):
+    """Of the samples that a sweep of one site gives a scorer."""
+    sizes = []
+
+    def noting(model, samples):
+        sizes.append(len(samples))
+        return score(model, samples)
+
+    ls.sweep(model, noting, range(6), at=ls.select(model, pattern="*")[:1], batch_size="auto", share=False)
+    return sizes
+
+
+def quantised():
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    model = copy.deepcopy(MODEL)
+    quantize_(model, Int8WeightOnlyConfig())
+    return model
+
+
+def offloaded():
+    return accelerate.cpu_offload(copy.deepcopy(MODEL), execution_device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("make", [quantised, offloaded])
+def test_models_whose_weights_are_no_plain_tensors(make):
+    sizes = sizes_of(make(), called)
+    assert sizes[0] == 1
+    assert sum(sizes[1:]) == 2 * 6
+
+
 def test_models_that_are_wrapped_or_compiled():
     import nnsight
 
     def traced(model, samples):
         with torch.no_grad(), model.trace(torch.ones(len(samples), WIDTH)):
             output = model.output.save()
-        sizes.append(len(samples))
         return output[:, 0]
 
-    def called(model, samples):
-        sizes.append(len(samples))
-        with torch.no_grad():
-            return model(torch.ones(len(samples), WIDTH))[:, 0]
-
     for model, score in ((nnsight.NNsight(MODEL), traced), (torch.compile(MODEL, backend="eager"), called)):
-        sizes = []
-        ls.sweep(model, score, range(6), at=ls.select(model, pattern="*")[:1], batch_size="auto", share=False)
-        assert sizes == [1, 4, 4, 2, 2]
+        assert sizes_of(model, score) == [1, 4, 4, 2, 2]
