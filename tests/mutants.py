@@ -33,13 +33,15 @@ class Mutant:
 LEDGER, BLOCK, PARAMETERS, TAPS, CLOCK = (
     f"layersurgery/surgery/_{name}.py" for name in ("ledger", "surgery", "parameters", "taps", "clock")
 )
-WATCH, LOCAL, SHARING, STAND_INS, RECURRING, PREFIX = (
-    f"layersurgery/sweeps/_{name}.py" for name in ("watch", "local", "sharing", "stand_ins", "recurring", "prefix")
+WATCH, LOCAL, FIT, SHARING, STAND_INS, RECURRING, PREFIX = (
+    f"layersurgery/sweeps/_{name}.py"
+    for name in ("watch", "local", "fit", "sharing", "stand_ins", "recurring", "prefix")
 )
 RECORD, BEFORE, FOLLOWED, COURSE, REPLAY, STATE, PROBE, TAIL, VALUES, ATTENTION = (
     f"layersurgery/sweeps/_prefix_{name}.py"
     for name in ("record", "before", "followed", "course", "replay", "state", "probe", "tail", "values", "attention")
 )
+ZEROS = "layersurgery/sweeps/_prefix_zeros.py"
 GUARDS, SHARED = "tests/sweeps/test_prefix_guards.py", "tests/sweeps/test_sharing.py"
 TAILS, CLASSES = "tests/sweeps/test_prefix_tail.py", "tests/sweeps/test_prefix_architectures.py"
 MUTANTS = [
@@ -279,14 +281,14 @@ MUTANTS = [
     ),
     Mutant(
         "what is gone counts as if it were there",
-        "layersurgery/sweeps/_fit.py",
+        FIT,
         "            self._now[device] -= size\n",
         "            pass\n",
         "tests/sweeps/test_fit.py -k 'allocates or power'",
     ),
     Mutant(
         "2: an ending is taken for finite",
-        "layersurgery/sweeps/_prefix_zeros.py",
+        ZEROS,
         "            if not math.isfinite(total.item()):\n",
         "            if False:\n",
         "tests/sweeps/test_prefix_zeros.py -k infinite",

@@ -46,14 +46,14 @@ class Overhead:
 
     @property
     def share(self) -> float:
-        """Of a full forward, or of `FORWARD`, if that is longer."""
-        return self.seconds / max(self.forward, FORWARD)
+        """Of a full forward."""
+        return self.seconds / self.forward
 
     @property
     def missed(self) -> list[str]:
         """What was to be reached and was not."""
         missed = [] if self.same else ["a replay by hand gives other scores"]
-        if self.share > LIMIT:
+        if self.seconds > LIMIT * max(self.forward, FORWARD):
             added = f"{1e3 * self.seconds:.2f} ms to a forward of {1e3 * self.forward:.0f} ms"
             missed.append(f"layersurgery adds {added}, and not {LIMIT:.0%} of {1e3 * FORWARD:.0f} ms or more")
         return missed

@@ -172,7 +172,7 @@ def _overhead(device: str, quick: bool) -> list[str]:
     _say(f"overhead: a sweep beside a replay by hand, without any care; {shape}")
     _say(
         f"  a forward takes {1e3 * found.forward:.0f} ms; layersurgery adds {1e3 * found.seconds:.2f} ms to each "
-        f"({1e3 * found.lowest:.2f} to {1e3 * found.highest:.2f}), {found.seconds / found.forward:.1%}"
+        f"({1e3 * found.lowest:.2f} to {1e3 * found.highest:.2f}), {found.share:.1%}"
     )
     _say("" if quick else f"  to be reached: {LIMIT:.0%} of {1e3 * FORWARD:.0f} ms or more at most\n")
     return [] if quick else [f"{OVERHEAD}: {one}" for one in found.missed]
